@@ -1,0 +1,1 @@
+"""Verbs of the command line that no single sub-package owns."""
