@@ -1,0 +1,1 @@
+"""How good a trained model is: retrieval metrics, protocols, baselines and the report."""

@@ -1,0 +1,1 @@
+"""What submodels cost and what they are worth, as measured tables."""
