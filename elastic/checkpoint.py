@@ -1,0 +1,244 @@
+"""What a run leaves on disk, and how it is read back.
+
+Two kinds, both written under a temporary name, flushed, and renamed last, so that a reader sees all or nothing:
+
+- The *deliverable* of a run: `model.safetensors` (parameter names are timm's below `image.`), `elastic.json` (the
+  `Manifest`) and, with a text tower, `tokenizer.json`. Weights are memory-mapped on loading: processes on one
+  machine that load the same file share its pages.
+- *Training checkpoints*: `checkpoints/step_XXXXXXXX/state.pt`, whatever the trainer needs to continue exactly.
+  A damaged one is never skipped in silence: loading raises and says what to delete to continue from the one before.
+"""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from elastic.data.tokenizer import Tokenizer
+from elastic.errors import CheckpointError, ElasticError
+from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
+from elastic.model.encoder import Encoder
+from elastic.submodel import Space
+
+FORMAT_VERSION = 1
+"""Of `elastic.json`; another version is refused."""
+
+WEIGHTS, MANIFEST, TOKENIZER = "model.safetensors", "elastic.json", "tokenizer.json"
+CHECKPOINTS = "checkpoints"
+BUNDLED_RUN = Path(__file__).parent / "bundled" / "icons_vit"
+"""The trained model that is part of the package."""
+
+_STATE = "state.pt"
+_MAX_DIFFERENCES = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """`elastic.json`: everything besides the weights that is needed to use a model."""
+
+    encoder: EncoderConfig
+    """Rebuilds the module that the weights belong to."""
+    preprocess: Preprocess
+    """Turns pixels into its input."""
+    domains: tuple[str, ...] = ()
+    """Names of the domains it was trained on."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """Measured tables by kind (`latency`, `quality`): file names relative to the run directory."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from: recipe, step, seed, git revision, versions, device; JSON values."""
+
+    @property
+    def space(self) -> Space:
+        """What can be chosen of the image tower."""
+        return self.encoder.space
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values; the space is written for readers other than `elastic`."""
+        return {"format_version": FORMAT_VERSION} | asdict(self) | {"space": asdict(self.space)}
+
+    @classmethod
+    def from_json(cls, path: Path) -> "Manifest":
+        """Read a manifest file.
+
+        Raises:
+            CheckpointError: not there, not JSON, of another version, or with fields this version does not know.
+        """
+        if not path.is_file():
+            raise CheckpointError(str(path), "no such file", "name a run directory that holds a finished model")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                advice = f"this release reads version {FORMAT_VERSION}; use the release that wrote it"
+                raise CheckpointError(str(path), f"format version {version}", advice)
+            values.pop("space", None)
+            return cls(
+                encoder=_encoder_config(values.pop("encoder")),
+                preprocess=Preprocess(**_tuples(values.pop("preprocess"))),
+                **_tuples(values),
+            )
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, ElasticError) as error:
+            raise CheckpointError(str(path), f"is not a manifest ({error})", "write it again by training") from error
+
+
+def resolve_run(run: Path | None) -> Path:
+    """The directory of a finished model: `run` itself, or the bundled one.
+
+    Raises:
+        CheckpointError: it holds no model.
+    """
+    path = BUNDLED_RUN if run is None else run
+    missing = [name for name in (WEIGHTS, MANIFEST) if not (path / name).is_file()]
+    if missing:
+        advice = "name a run directory, or train one with `elastic train`"
+        raise CheckpointError(str(path), f"holds no finished model: {' and '.join(missing)} missing", advice)
+    return path
+
+
+def save_model(run: Path, encoder: Encoder, manifest: Manifest, tokenizer: Tokenizer | None = None) -> None:
+    """Write the deliverable of a run into its directory; the manifest comes last."""
+    assert (encoder.text is None) == (tokenizer is None), "a text tower and its tokenizer are saved together"
+    run.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = run / f".{WEIGHTS}.tmp"
+    safetensors.torch.save_file(state, weights, metadata={"format": "pt"})
+    _publish(weights, run / WEIGHTS)
+    if tokenizer is not None:
+        tokenizer.save(run / f".{TOKENIZER}.tmp")
+        _publish(run / f".{TOKENIZER}.tmp", run / TOKENIZER)
+    save_manifest(run, manifest)
+
+
+def save_manifest(run: Path, manifest: Manifest) -> None:
+    """Write, or replace, the manifest of a run."""
+    temporary = run / f".{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
+    _publish(temporary, run / MANIFEST)
+
+
+def load_model(run: Path | None = None) -> tuple[Encoder, Manifest, Tokenizer | None]:
+    """The encoder (in eval mode, on the CPU), manifest and tokenizer of a run; without one, the bundled run's.
+
+    Raises:
+        CheckpointError: no model there, damaged, or its weights do not fit its manifest.
+    """
+    path = resolve_run(run)
+    manifest = Manifest.from_json(path / MANIFEST)
+    with torch.device("meta"):
+        encoder = Encoder(manifest.encoder)
+    load_weights(encoder, read_weights(path / WEIGHTS), str(path / WEIGHTS))
+    tokenizer = None if encoder.text is None else Tokenizer.load(path / TOKENIZER)
+    return encoder.eval(), manifest, tokenizer
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of a safetensors file, memory-mapped.
+
+    Raises:
+        CheckpointError: not there or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(str(path), f"cannot be read ({error})", "restore or train the model again") from error
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Make `weights` the parameters of `module`, without a copy.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message lists the differences.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    differences = [
+        f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    if differences:
+        shown = "; ".join(differences[:_MAX_DIFFERENCES])
+        more = len(differences) - _MAX_DIFFERENCES
+        problem = f"weights do not fit the model ({shown}{f'; and {more} more' if more > 0 else ''})"
+        raise CheckpointError(where, problem, "use the configuration that it was trained with")
+    module.load_state_dict(weights, assign=True)
+
+
+def save_checkpoint(run: Path, state: Mapping[str, Any], step: int, keep_last: int) -> Path:
+    """Write a training checkpoint, then delete all but the newest `keep_last`.
+
+    `state` holds tensors and plain Python values only. An existing checkpoint of the same step is replaced.
+    """
+    assert keep_last >= 1
+    folder = run / CHECKPOINTS
+    temporary = folder / f".step_{step:08d}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    torch.save(dict(state), temporary / _STATE)
+    _flush(temporary / _STATE)
+    _flush(temporary)
+    final = folder / f"step_{step:08d}"
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    _flush(folder)
+    for old in list_checkpoints(run)[:-keep_last]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The complete training checkpoints of a run, oldest first."""
+    return sorted((run / CHECKPOINTS).glob("step_*"))
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest complete training checkpoint of a run, if it has one."""
+    return next(reversed(list_checkpoints(run)), None)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `save_checkpoint` was given, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: not there or damaged.
+    """
+    try:
+        return torch.load(path / _STATE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
+        advice = f"delete {path} to continue from the checkpoint before it"
+        raise CheckpointError(str(path), f"is missing or damaged ({error})", advice) from error
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    _flush(temporary)
+    os.replace(temporary, final)
+    _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encoder_config(values: dict[str, Any]) -> EncoderConfig:
+    vision, text = VisionConfig(**values.pop("vision")), values.pop("text")
+    return EncoderConfig(vision=vision, text=None if text is None else TextConfig(**text), **_tuples(values))
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,0 +1,59 @@
+"""The encoder: images and captions into one nested embedding space, at any submodel.
+
+One set of weights serves every submodel; which one runs is an argument of each call, so that threads may run
+different submodels of the same encoder at once.
+"""
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from elastic.batch import Batch, Features
+from elastic.model.config import EncoderConfig
+from elastic.model.text import TextTower
+from elastic.model.vit import forward_vit
+from elastic.submodel import Space, Submodel
+
+
+class Encoder(nn.Module):
+    """A timm ViT (`image`) and, if configured, a text tower (`text`), freshly initialised.
+
+    `pretrained.build_encoder` also loads `config.vision.checkpoint`.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.space: Space = config.space
+        self.text_space: Space | None = config.text_space
+        self.image = config.vision.create(config.embed_dim)
+        self.text = None if config.text is None else TextTower(config.text, config.embed_dim)
+
+    def forward(self, batch: Batch, submodel: Submodel) -> Features:
+        """Un-normalised features of a batch; captions run at the text submodel of the same granularity."""
+        features = forward_vit(self.image, batch.images, submodel)
+        if self.text is None or batch.tokens is None:
+            return features
+        assert batch.token_mask is not None and self.text_space is not None
+        text = self.text(batch.tokens, batch.token_mask, self.space.translate(submodel, self.text_space))
+        return replace(features, text_embedding=text)
+
+    def encode_images(
+        self, images: Float[Tensor, "batch channels height width"], submodel: Submodel, embed_dim: int
+    ) -> Float[Tensor, "batch embed_dim"]:
+        """L2-normalised image embeddings of the first `embed_dim` coordinates."""
+        embedding = forward_vit(self.image, images, submodel).embedding
+        return F.normalize(embedding[:, :embed_dim].float(), dim=1)
+
+    def encode_texts(
+        self,
+        tokens: Int[Tensor, "captions length"],
+        mask: Bool[Tensor, "captions length"],
+        submodel: Submodel,
+        embed_dim: int,
+    ) -> Float[Tensor, "captions embed_dim"]:
+        """L2-normalised caption embeddings; `submodel` belongs to `text_space`."""
+        assert self.text is not None, "this encoder has no text tower"
+        return F.normalize(self.text(tokens, mask, submodel)[:, :embed_dim].float(), dim=1)
