@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
-# One thread per process on small machines: idle torch threads spin and slow the busy ones down.
+# Ray reports its use to its makers unless told not to.
 export RAY_USAGE_STATS_ENABLED := 0
 
 help: ## Show this list.
@@ -27,8 +27,7 @@ check: $(STAMP) ## Lint, formatting, types and import contracts.
 	$(BIN)/lint-imports --no-logo
 
 proto: $(STAMP) ## Generate elastic/_pb from protos/.
-	$(BIN)/python -m grpc_tools.protoc --proto_path=protos --python_out=elastic/_pb --pyi_out=elastic/_pb \
-	    --grpc_python_out=elastic/_pb protos/elastic/v1/*.proto
+	$(BIN)/python protos/generate.py
 
 bench: $(STAMP) ## Run every script under benchmarks/; results go to benchmarks/results/.
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
