@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from timm.layers import GluMlp, SwiGLU
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -84,7 +83,7 @@ def _blocks_flops(blocks: Any, submodel: Submodel, tokens: int) -> int:
     """Per block: qkv and output projections, the two attention products, and the FFN at its size."""
     total = 0
     for block, ffn_dim in zip(blocks, submodel.ffn_dims, strict=True):
-        attention_dim = block.attn.proj.in_features
+        attention_dim: int = block.attn.proj.in_features
         total += tokens * (_linear_flops(block.attn.qkv) + _linear_flops(block.attn.proj))
         total += 2 * (2 * tokens * tokens * attention_dim)  # queries x keys, weights x values
         total += tokens * 2 * ffn_dim * _products_per_unit(block.mlp)
@@ -92,13 +91,9 @@ def _blocks_flops(blocks: Any, submodel: Submodel, tokens: int) -> int:
 
 
 def _products_per_unit(mlp: Any) -> int:
-    """Multiply-accumulates per token and hidden unit: input width (twice when gated) plus output width."""
-    branches = 2 if isinstance(mlp, GluMlp | SwiGLU) else 1
-    return branches * _input_width(mlp) + mlp.fc2.out_features
-
-
-def _input_width(mlp: Any) -> int:
-    return next(module for module in mlp.modules() if isinstance(module, nn.Linear)).in_features
+    """Multiply-accumulates per token and hidden unit: a row of each input layer (two when gated), an output column."""
+    inner = [layer for name, layer in mlp.named_children() if name.startswith("fc1")]
+    return sum(layer.weight.numel() for layer in inner) // full_ffn_dim(mlp) + mlp.fc2.out_features
 
 
 def _linear_flops(layer: nn.Module) -> int:

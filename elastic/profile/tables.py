@@ -146,6 +146,13 @@ class LatencyTable:
                 _pool(rows, [key for key in keys if key in rows])
         return LatencyTable(rows.values(), self.provenance)
 
+    def update(self, newer: "LatencyTable") -> "LatencyTable":
+        """The rows of a newer measurement, and of this table those of other dtypes and thread counts."""
+        assert self.provenance.device == newer.provenance.device, "one table holds one device"
+        replaced = {(row.dtype, row.num_threads) for row in newer.rows}
+        kept = [row for row in self.rows if (row.dtype, row.num_threads) not in replaced]
+        return LatencyTable([*kept, *newer.rows], newer.provenance)
+
     def save(self, path: Path) -> None:
         """Write Parquet that `load` reads back."""
         _write(path, self.rows, LatencyRow, self.provenance)

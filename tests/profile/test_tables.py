@@ -90,6 +90,12 @@ def test_rows_of_several_dtypes_must_be_narrowed_before_predicting():
     assert both.where(dtype="bfloat16").predict("image", SMALL, 1, "p50") == 2.0
 
 
+def test_a_new_measurement_replaces_only_the_rows_of_its_own_dtype_and_threads():
+    before = table(latency_row(SMALL, 1, 4.0), latency_row(SMALL, 1, 2.0, dtype="bfloat16"))
+    updated = before.update(table(latency_row(SMALL, 2, 9.0)))
+    assert [(row.dtype, row.batch_size) for row in updated.rows] == [("bfloat16", 1), ("float32", 2)]
+
+
 def test_pooling_violators_gives_the_nearest_non_decreasing_sequence():
     assert pool_adjacent_violators([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
     assert pool_adjacent_violators([4.0, 1.0, 1.0, 5.0]) == [2.0, 2.0, 2.0, 5.0]

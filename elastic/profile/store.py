@@ -1,0 +1,54 @@
+"""Where the measured tables of a run lie, and how they are found again.
+
+A run keeps its tables beside its weights. The model inside the package cannot: the package may be read-only, and its
+latency differs on every machine. Its latency table goes to the user's cache directory, named after its manifest.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from elastic.checkpoint import MANIFEST
+from elastic.profile.provenance import Device
+from elastic.profile.tables import LatencyTable, QualityTable
+
+LATENCY, QUALITY = "latency.parquet", "quality.parquet"
+
+_PACKAGE_DIR = Path(__file__).resolve().parents[1]
+
+
+def latency_path(run: Path) -> Path:
+    """Where `elastic profile` writes the latency table of a run."""
+    if not run.resolve().is_relative_to(_PACKAGE_DIR):
+        return run / LATENCY
+    digest = hashlib.sha256((run / MANIFEST).read_bytes()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "elastic" / f"{run.name}-{digest}" / LATENCY
+
+
+def load_latency(run: Path, here: Device, *, any_device: bool = False) -> LatencyTable:
+    """The latency table of a run, measured on this device.
+
+    The cached table of the model inside the package comes before the one that was shipped with it.
+
+    Args:
+        run: a run directory.
+        here: this device.
+        any_device: accept a table of another device too.
+
+    Raises:
+        ProfileError: never profiled, or only on other devices.
+    """
+    measured = latency_path(run)
+    table = LatencyTable.load(measured if measured.is_file() else run / LATENCY)
+    table.require_device(here, force=any_device)
+    return table
+
+
+def load_quality(run: Path) -> QualityTable:
+    """The quality table of a run.
+
+    Raises:
+        ProfileError: never evaluated.
+    """
+    return QualityTable.load(run / QUALITY)
