@@ -16,6 +16,7 @@ from elastic.errors import (
     Overloaded,
     ProfileError,
     RequestTooLarge,
+    ServerUnavailable,
     SloInfeasible,
 )
 
@@ -30,6 +31,7 @@ EXAMPLES: list[ElasticError] = [
     SloInfeasible("latency_ms=0.1 at batch=1", "the fastest needs 1.2 ms", "raise the objective"),
     Overloaded("40 requests are waiting", 12.5),
     DeadlineExceeded(20.0, 3.5),
+    ServerUnavailable("127.0.0.1:9000", "connection refused", "start a server with elastic serve"),
 ]
 
 
