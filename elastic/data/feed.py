@@ -159,10 +159,11 @@ class BrokenImages:
         if self.num_broken and (before == 0 or before // LOG_EVERY_BROKEN < self.num_broken // LOG_EVERY_BROKEN):
             name = self._config.streams[arrays.stream].name
             _log.warning("replaced %d broken of %d images, last in stream %r", self.num_broken, self.num_read, name)
-        check_broken(self._config, arrays.stream, self.num_broken, max(self.num_read, MIN_JUDGED_IMAGES))
+        source = self._config.streams[arrays.stream].source
+        check_broken(self._config, source, self.num_broken, max(self.num_read, MIN_JUDGED_IMAGES))
 
 
-def check_broken(config: DataConfig, stream: int, num_broken: int, num_images: int) -> None:
+def check_broken(config: DataConfig, source: str, num_broken: int, num_images: int) -> None:
     """Accept a share of broken images.
 
     Raises:
@@ -171,7 +172,7 @@ def check_broken(config: DataConfig, stream: int, num_broken: int, num_images: i
     if num_broken > config.max_bad_fraction * num_images:
         problem = f"{num_broken} of {num_images} images are broken, above max_bad_fraction={config.max_bad_fraction:g}"
         advice = "`elastic data check` lists them; repair the data or raise max_bad_fraction"
-        raise DataError(config.streams[stream].source, problem, advice)
+        raise DataError(source, problem, advice)
 
 
 def open_streams(data: DataConfig, world: int) -> tuple[Catalog, tuple[Source, ...]]:
@@ -202,13 +203,12 @@ def to_batch(arrays: ShardArrays, config: FeedConfig, catalog: Catalog) -> Batch
 
     tokens = mask = caption_index = None
     if len(arrays.tokens):
-        tokens = torch.from_numpy(np.array(arrays.tokens))
-        mask = torch.arange(tokens.shape[1]) < torch.from_numpy(np.array(arrays.num_tokens))[:, None]
+        tokens = torch.from_numpy(arrays.tokens)
+        mask = torch.arange(tokens.shape[1]) < torch.from_numpy(arrays.num_tokens)[:, None]
         repeated = np.repeat(arrays.caption_index, len(places) // len(arrays.places))
         caption_index = torch.from_numpy(repeated)
     return Batch(
-        # Copied: what comes out of the object store is read-only memory.
-        images=normalise(torch.from_numpy(np.array(arrays.images)), config.preprocess),
+        images=torch.from_numpy(normalise(arrays.images, config.preprocess)),
         row_ids=numbers(rows.row_ids),
         domains=numbers(rows.domains),
         labels=numbers(rows.labels) if "labels" in present else None,
@@ -236,7 +236,7 @@ class LocalFeed(Feed):
         if not is_held(data, len(rows)):
             return None
         canvases, broken = decode_all(source.read_images(rows.row_ids), data.canvas_size, data.max_pixels)
-        check_broken(data, stream, int(broken.sum()), len(rows))
+        check_broken(data, source.name, int(broken.sum()), len(rows))
         return Held(canvases=[canvases], broken=broken)
 
     @property
