@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -12,6 +13,7 @@ def decay_at(step: int, decay: float) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, source: nn.Module, decay: float) -> None:
     """Move every parameter of `average` towards `source`: `a <- decay * a + (1 - decay) * s`; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(source.parameters()), 1 - decay)
+    move = get_ema_multi_avg_fn(decay)  # all parameters in few kernels
+    move(list(average.parameters()), list(source.parameters()), None)
     for kept, new in zip(average.buffers(), source.buffers(), strict=True):
         kept.copy_(new)

@@ -36,11 +36,12 @@ def summary(record: Record, steps: int) -> str:
 
 
 def split_terms(record: Record) -> dict[str, dict[str, float]]:
-    """Values of `<objective>/<term>/<granularity>` names: term -> granularity -> value."""
+    """Values of `<objective>/<term>/<granularity>` names: term -> granularity -> value; those of single widths, which
+    have an `@`, are left to the log."""
     terms: dict[str, dict[str, float]] = {}
     for name, value in record.items():
         term, slash, granularity = name.rpartition("/")
-        if slash:
+        if slash and "@" not in term:
             terms.setdefault(term, {})[granularity] = value
     return terms
 

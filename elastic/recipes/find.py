@@ -1,0 +1,55 @@
+"""From what a user types to the function that returns the configuration."""
+
+import difflib
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from elastic.errors import ConfigError
+from elastic.recipes.debug import debug
+from elastic.recipes.icons import icons, icons_demo
+from elastic.train.config import TrainConfig
+
+Recipe: TypeAlias = Callable[[], TrainConfig]
+
+RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in (icons, icons_demo, debug)}
+"""The runs that come with the package; the first is the default."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe called `name`, or the function that `package.module:function` names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if ":" in name:
+        return _import(name)
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(RECIPES)
+        raise ConfigError("recipe", name, f"is unknown; {guess}known: {known}, or package.module:function")
+    return RECIPES[name]
+
+
+def _import(name: str) -> Recipe:
+    module, _, function = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # an installed command does not look in the working directory by itself
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise ConfigError("recipe", name, f"cannot be imported: {error}") from error
+
+    @functools.wraps(found)
+    def checked() -> TrainConfig:
+        config = found()
+        if not isinstance(config, TrainConfig):
+            raise ConfigError("recipe", name, f"must return a TrainConfig, returned a {type(config).__name__}")
+        return config
+
+    return checked

@@ -1,0 +1,88 @@
+"""Everything a run depends on, in one frozen value; a recipe is a function that returns it.
+
+Each part is defined beside the code that it configures. What is left here is how the parts fit together, so
+that a contradiction is found before anything starts. *Where* a run happens (which cluster, which directory) is
+not part of it.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from elastic.data.config import DataConfig
+from elastic.errors import ConfigError
+from elastic.model.config import EncoderConfig
+from elastic.objectives.base import ObjectiveConfig
+from elastic.train.optim import OptimConfig
+from elastic.train.submodels import SubmodelSampling
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run. Two runs with equal configs have equal losses."""
+
+    name: str
+    """Name of the run, and of its directory under runs/."""
+    model: EncoderConfig
+    """The nested encoder."""
+    data: DataConfig
+    """The streams of images, and what is done to them."""
+    objectives: dict[str, ObjectiveConfig]
+    """The terms of the joint loss, by the name they are reported under."""
+    steps: int
+    """Updates of the weights."""
+    submodels: SubmodelSampling = field(default_factory=SubmodelSampling)
+    """Which submodels each step trains."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer, learning rate and averaged weights."""
+    accumulate: int = 1
+    """Planned batches that make up one update. Contrastive terms see the negatives of one batch at a time."""
+    seed: int = 0
+    """Decides the weights at the start, the plan of the data, the augmentation and the sampled submodels."""
+    num_workers: int = 1
+    """Data-parallel training processes. A planned batch is shared out among them."""
+    num_threads: int = 0
+    """Torch threads of each worker on a CPU; 0 shares the machine's cores out evenly."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What each worker computes on. There is no fallback: asking for a GPU where there is none is an error."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the encoder's forward pass; weights, objectives and averages are always fp32."""
+    checkpoint_every: int = 200
+    """Updates between checkpoints; the last update always has one."""
+    keep_last: int = 2
+    """Checkpoints that are kept."""
+    log_every: int = 20
+    """Updates between records in metrics.jsonl, which are means over them."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError("name", self.name, "must be a plain directory name of letters, digits, '.', '_' and '-'")
+        for name in ("steps", "accumulate", "num_workers", "checkpoint_every", "keep_last", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "must be at least 1")
+        for name in ("seed", "num_threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, getattr(self, name), "must not be negative")
+        if not self.objectives:
+            raise ConfigError("objectives", self.objectives, "needs at least one objective")
+        if self.checkpoint_every % self.log_every:
+            rule = f"must be a multiple of log_every={self.log_every}, so that a resumed run repeats no record"
+            raise ConfigError("checkpoint_every", self.checkpoint_every, rule)
+        self.submodels.check(self.model.space)
+        self._check_data()
+
+    def _check_data(self) -> None:
+        if self.data.image_size != self.model.vision.image_size:
+            rule = f"must equal model.vision.image_size={self.model.vision.image_size}"
+            raise ConfigError("data.image_size", self.data.image_size, rule)
+        for index, stream in enumerate(self.data.streams):
+            if stream.sampling.num_groups % self.num_workers:
+                rule = f"its {stream.sampling.num_groups} groups must divide among {self.num_workers} workers"
+                raise ConfigError(f"data.streams.{index}.sampling", stream.sampling, rule)
+
+    @property
+    def num_batches(self) -> int:
+        """Planned batches of the whole run."""
+        return self.steps * self.accumulate

@@ -1,0 +1,120 @@
+"""The run around the step, on one worker: resume, take steps, record, save, stop when asked.
+
+Every worker runs this with the same config; the default process group, if there is one, joins them. The worker of
+rank 0 writes the run directory. Nothing here knows of Ray: `trainer` starts the workers.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from elastic.batch import Batch
+from elastic.checkpoint import TOKENIZER, Manifest, latest_checkpoint, load_checkpoint, save_checkpoint, save_model
+from elastic.data.feed import Feed, Weights
+from elastic.data.tokenizer import Tokenizer
+from elastic.errors import ConfigError
+from elastic.train.config import TrainConfig
+from elastic.train.metrics import MetricLog
+from elastic.train.optim import learning_rate_at
+from elastic.train.preparation import dimensions, preprocess
+from elastic.train.record import read_record
+from elastic.train.state import TrainState
+from elastic.train.step import train_step
+from elastic.train.submodels import SubmodelSampler
+from elastic.train.window import Window, num_workers, rank
+
+STOP_FILE = "stop"
+"""Its presence in the run directory asks the workers to save a checkpoint and return."""
+
+
+OpenFeed: TypeAlias = Callable[[dict[int, Weights]], Feed]
+"""Opens this worker's feed with the stream weights that were set before the run was interrupted."""
+
+
+def run(config: TrainConfig, run_dir: Path, device: torch.device, open_feed: OpenFeed) -> int:
+    """Train from the newest checkpoint to the last step or a stop request; returns the updates taken in all.
+
+    Raises:
+        CheckpointError: the newest checkpoint is damaged.
+        ConfigError: the loss is no longer finite.
+        DataError: the feed cannot go on.
+    """
+    newest = latest_checkpoint(run_dir)
+    saved = None if newest is None else load_checkpoint(newest)
+    with closing(open_feed({} if saved is None else saved["stream_weights"])) as feed:
+        state = TrainState(config, dimensions(config, feed.catalog), device)
+        if saved is not None:
+            state.load_state_dict(saved["state"])
+        _take_steps(state, feed, run_dir, device)
+    return state.step
+
+
+def _take_steps(state: TrainState, feed: Feed, run_dir: Path, device: torch.device) -> None:
+    config = state.config
+    sampler = SubmodelSampler(state.space, config.submodels, config.seed)
+    done = state.step * config.accumulate
+    batches = _started(feed.batches(done, config.num_batches - done))
+    window = Window()
+    with MetricLog(run_dir, state.step) if rank() == 0 else nullcontext() as log:
+        while state.step < config.steps:
+            group = window.fetch(batches, config.accumulate, device)
+            window.add(train_step(state, group, sampler.at(state.step), rank=rank()))
+            is_last = state.step == config.steps
+            if state.step % config.log_every and not is_last:
+                continue
+            stopping = _record(state, window, log, run_dir, feed)
+            if stopping or is_last or state.step % config.checkpoint_every == 0:
+                _save(state, run_dir, feed)
+            if stopping:
+                return
+
+
+def _started(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches once the first is there, so that the pipeline's start does not count as a wait of a step."""
+    return chain(list(islice(batches, 1)), batches)
+
+
+def _record(state: TrainState, window: Window, log: MetricLog | None, run_dir: Path, feed: Feed) -> bool:
+    """Write the window's record; returns whether the run is to stop, on all workers alike.
+
+    The stop request rides on the record's exchange between workers, so asking costs nothing and nobody is left
+    waiting for a worker that has stopped.
+    """
+    asked = rank() == 0 and (run_dir / STOP_FILE).exists()
+    record = window.close(stop=float(asked), broken_images=float(feed.num_broken_images))
+    stopping = record.pop("stop") > 0
+    record["broken_images"] *= num_workers()
+    record["learning_rate"] = learning_rate_at(state.step - 1, state.config.steps, state.config.optim)
+    if not math.isfinite(record["loss"]) or not math.isfinite(record["grad_norm"]):
+        rate = state.config.optim.learning_rate
+        rule = f"the loss is {record['loss']} before step {state.step}: training diverged; lower the rate"
+        raise ConfigError("optim.learning_rate", rate, rule)
+    if log is not None:
+        log.write(state.step, record)
+    return stopping
+
+
+def _save(state: TrainState, run_dir: Path, feed: Feed) -> None:
+    """A checkpoint to continue from, and the model as it is now; by one worker for all."""
+    if rank() != 0:
+        return
+    saved = {"state": state.state_dict(), "stream_weights": feed.weights}
+    save_checkpoint(run_dir, saved, state.step, state.config.keep_last)
+    manifest = Manifest(
+        encoder=state.config.model,
+        preprocess=preprocess(state.config),
+        domains=feed.catalog.domains,
+        provenance={**_provenance(run_dir), "step": state.step, "seed": state.config.seed},
+    )
+    tokenizer = None if state.config.model.text is None else Tokenizer.load(run_dir / TOKENIZER)
+    save_model(run_dir, state.average, manifest, tokenizer)
+
+
+def _provenance(run_dir: Path) -> dict[str, Any]:
+    """What `run.json` says besides the config, which stays there."""
+    return {name: value for name, value in read_record(run_dir).items() if name != "config"}

@@ -1,0 +1,72 @@
+"""What a run needs to know of its data before the first step: can it feed the objectives, and in which words."""
+
+from pathlib import Path
+
+from elastic.checkpoint import TOKENIZER
+from elastic.data.catalog import Catalog, open_catalog
+from elastic.data.feed import FeedConfig, Weights
+from elastic.data.tokenizer import Tokenizer, train_tokenizer
+from elastic.model.config import Preprocess
+from elastic.objectives.base import Dimensions
+from elastic.objectives.joint import JointObjective, check
+from elastic.train.config import TrainConfig
+
+TEXT_FIELDS = frozenset({"tokens", "token_mask", "caption_index"})
+"""`Batch` fields that only an encoder with a text tower is fed."""
+
+
+def check_data(config: TrainConfig) -> Catalog:
+    """The catalog of the run's data, which every objective can be trained on.
+
+    Raises:
+        ConfigError: an objective lacks what it needs, or a stream feeds no objective.
+        DataError: the data cannot be used as configured.
+    """
+    catalog, _ = open_catalog(config.data)
+    check(config.objectives, *carried_fields(config, catalog))
+    JointObjective(config.objectives, dimensions(config, catalog))
+    return catalog
+
+
+def carried_fields(config: TrainConfig, catalog: Catalog) -> tuple[frozenset[str], ...]:
+    """The `Batch` fields that each stream carries in this run."""
+    absent = TEXT_FIELDS if config.model.text is None else frozenset()
+    return tuple(stream.present - absent for stream in catalog.streams)
+
+
+def dimensions(config: TrainConfig, catalog: Catalog) -> Dimensions:
+    """The sizes that the objectives' parameters follow from."""
+    return Dimensions(
+        embed_dim=config.model.embed_dim,
+        width=config.model.vision.shape.width,
+        num_classes=catalog.num_classes,
+        class_domains=catalog.class_domains,
+    )
+
+
+def prepare_tokenizer(config: TrainConfig, catalog: Catalog, run_dir: Path) -> Tokenizer | None:
+    """The tokenizer of the run, trained on its captions when it starts and read back when it resumes."""
+    if config.model.text is None:
+        return None
+    path = run_dir / TOKENIZER
+    if not path.exists():
+        train_tokenizer(catalog.texts(), config.model.text.vocab_size).save(path)
+    return Tokenizer.load(path)
+
+
+def preprocess(config: TrainConfig) -> Preprocess:
+    """How pixels become input of the run's model, in training and ever after."""
+    return Preprocess(image_size=config.model.vision.image_size)
+
+
+def feed_config(config: TrainConfig, tokenizer: Tokenizer | None, weights: dict[int, Weights]) -> FeedConfig:
+    """What the run's feed is opened with, on every worker."""
+    text = config.model.text
+    return FeedConfig(
+        data=config.data,
+        seed=config.seed,
+        preprocess=preprocess(config),
+        tokenizer=tokenizer,
+        max_tokens=1 if text is None else text.max_tokens,  # without a text tower there is no tokenizer to cut for
+        weights=weights,
+    )

@@ -1,0 +1,235 @@
+"""Starts the workers of a run on Ray, follows them, and takes down what it started.
+
+`fit` runs Ray Train's controller from a thread, because the main thread has two jobs of its own: showing the
+progress that the workers write to the run directory, and turning Ctrl-C or SIGTERM into a stop request.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+import torch
+from ray.train import (
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+    get_context,
+)
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import TorchTrainer
+
+from elastic.data.feed import Feed, Weights
+from elastic.data.pipeline import open_feed
+from elastic.data.tokenizer import Tokenizer
+from elastic.errors import CheckpointError, ConfigError, ElasticError
+from elastic.profile.device import device_fingerprint
+from elastic.profile.provenance import collect
+from elastic.train.config import TrainConfig
+from elastic.train.loop import STOP_FILE, run
+from elastic.train.metrics import MetricTail
+from elastic.train.preparation import check_data, feed_config, prepare_tokenizer
+from elastic.train.progress import Progress
+from elastic.train.record import FILE as RECORD_FILE
+from elastic.train.record import Origin, check_unchanged, write_record
+
+POLL_S = 0.25
+"""How often the run directory is looked at for new records."""
+MAX_FAILURES = 3
+"""Restarts after a worker was lost on a cluster; on one machine a lost worker ends the run."""
+_OBJECT_STORE_SLACK_BYTES = 512 * 1024**2
+"""Room for batches on their way, beside the data that is held decoded."""
+_RAY_FILES = ".ray"
+"""Ray Train's own bookkeeping inside the run directory; our checkpoints are not in it."""
+
+
+def fit(
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    origin: Origin | None = None,
+) -> int:
+    """Train; returns the number of updates taken in all, which is `config.steps` unless the run was stopped.
+
+    Without an `address` a Ray instance is started for this process alone, on loopback, and shut down at the end;
+    if the process is connected to Ray already, that is used. Ctrl-C or SIGTERM saves a checkpoint and returns; a
+    second one ends the run at once.
+
+    Args:
+        config: what to train.
+        run_dir: written to; on a cluster, storage that all nodes share.
+        resume: continue the run that is in `run_dir` instead of starting one.
+        address: Ray cluster to use (`auto`, `host:port`).
+        origin: how the config came about, for the run's record.
+
+    Raises:
+        CheckpointError: `run_dir` holds a run already, or none to resume, or a damaged one.
+        ConfigError: the config is not the one that the run was started with, or the loss diverged.
+        DataError: the data cannot be used.
+    """
+    run_dir = run_dir.absolute()
+    catalog = check_data(config)
+    if resume:
+        check_unchanged(run_dir, config)
+    else:
+        write_record(run_dir, config, origin or Origin(), collect(device_fingerprint()))
+    tokenizer = prepare_tokenizer(config, catalog, run_dir)
+    (run_dir / STOP_FILE).unlink(missing_ok=True)
+    progress = Progress(config.steps, tuple(config.model.space.granularities))
+    with progress, _connected(config, address), _stop_on_signal(run_dir, progress):
+        tail = MetricTail(run_dir)
+        training = _in_background(_trainer(config, run_dir, tokenizer, on_cluster=address is not None).fit)
+        _follow(training, tail, progress)
+        return _result(training)
+
+
+def _in_background(function: Callable[[], Result]) -> Future[Result]:
+    """The result of a function that runs in a thread, which an interrupted main thread does not wait for."""
+    future: Future[Result] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # handed to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name="ray-train").start()
+    return future
+
+
+def _trainer(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None, *, on_cluster: bool) -> TorchTrainer:
+    return TorchTrainer(
+        _work,
+        train_loop_config={"config": config, "run_dir": run_dir, "tokenizer": tokenizer},
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.device == "gpu"),
+        run_config=RunConfig(
+            name=_RAY_FILES,
+            storage_path=str(run_dir),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES if on_cluster else 0),
+        ),
+    )
+
+
+def _work(arguments: dict[str, Any]) -> int:
+    """What every Ray Train worker runs."""
+    config: TrainConfig = arguments["config"]
+    run_dir: Path = arguments["run_dir"]
+    if not (run_dir / RECORD_FILE).exists():
+        advice = "put it on storage that all nodes share"
+        raise CheckpointError(str(run_dir), "the run directory cannot be seen from a training node", advice)
+    if config.device == "gpu":
+        device = torch.device("cuda", torch.cuda.current_device())
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(config.num_threads or max(1, (os.cpu_count() or 1) // config.num_workers))
+    context = get_context()
+
+    def open_worker_feed(weights: dict[int, Weights]) -> Feed:
+        return open_feed(
+            feed_config(config, arguments["tokenizer"], weights),
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            broadcast=broadcast_from_rank_zero,
+        )
+
+    return run(config, run_dir, device, open_worker_feed)
+
+
+def _follow(training: Future[Result], tail: MetricTail, progress: Progress) -> None:
+    """Show records until the training ends."""
+    while not training.done():
+        wait([training], timeout=POLL_S)
+        for record in tail.poll():
+            progress.show(record)
+
+
+def _result(training: Future[Result]) -> int:
+    """The value that the worker of rank 0 returned, or the error that ended the run."""
+    try:
+        done = training.result().return_value
+    except TrainingFailedError as error:
+        cause = _elastic_cause(error)
+        if cause is None:
+            raise
+        raise cause from None
+    assert done is not None, "every worker returns its step"
+    return done
+
+
+def _elastic_cause(error: TrainingFailedError) -> ElasticError | None:
+    """Our own error among those that the workers failed with; Ray wraps each with its remote traceback."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    candidates = [getattr(failure, "_base_exc", failure) for failure in failures]
+    return next((candidate for candidate in candidates if isinstance(candidate, ElasticError)), None)
+
+
+@contextmanager
+def _connected(config: TrainConfig, address: str | None) -> Iterator[None]:
+    """A Ray instance to train on; one that was started here is shut down here."""
+    if ray.is_initialized():
+        yield
+        return
+    if address is None:
+        _start_local(config)
+    else:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local(config: TrainConfig) -> None:
+    """An instance on loopback. Its CPUs are logical: training and data processes share the cores that there are."""
+    num_cpus = max(os.cpu_count() or 1, config.num_workers + config.data.num_workers + 2)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        object_store_memory=config.data.hold_decoded_bytes + _OBJECT_STORE_SLACK_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if config.device == "gpu" and num_gpus < config.num_workers:
+        rule = f"needs {config.num_workers} GPUs, this machine has {num_gpus}"
+        raise ConfigError("device", config.device, rule)
+
+
+@contextmanager
+def _stop_on_signal(run_dir: Path, progress: Progress) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the workers to save and stop; the second time they interrupt."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop = run_dir / STOP_FILE
+        if stop.exists():
+            raise KeyboardInterrupt
+        stop.touch()
+        progress.note("saving a checkpoint and stopping; once more to stop at once")
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in handled}
+    for number in handled:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

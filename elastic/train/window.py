@@ -1,0 +1,84 @@
+"""What happened on the workers since the last record: means of the terms, speed, and time spent waiting for data."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+
+from elastic.batch import Batch
+from elastic.objectives.base import Terms
+from elastic.train.metrics import MetricMeans
+
+
+class Window:
+    """The steps between two records on one worker.
+
+    Nothing here waits for the device or for other workers until `close`, so an unrecorded step costs a few
+    additions.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._means = MetricMeans()
+        self._open()
+
+    def _open(self) -> None:
+        self._start = self._clock()
+        self._wait_s = 0.0
+        self._num_steps = 0
+        self._num_images = 0
+
+    def fetch(self, batches: Iterator[Batch], count: int, device: torch.device) -> list[Batch]:
+        """The next `count` batches, on the device; the time until they are there counts as waiting for data."""
+        start = self._clock()
+        fetched = list(islice(batches, count))
+        assert len(fetched) == count, "the feed ended before the run did"
+        self._wait_s += self._clock() - start
+        self._num_images += sum(len(batch.images) for batch in fetched)
+        return [batch.to(device) for batch in fetched]
+
+    def add(self, report: Terms) -> None:
+        """Take in one finished step."""
+        self._means.add(report)
+        self._num_steps += 1
+
+    def close(self, **extra: float) -> dict[str, float]:
+        """The record of the window, averaged over workers, and a new window. Every worker calls it together.
+
+        `extra` scalars of this worker are averaged too. Waits for the device.
+        """
+        names, means = self._means.take()
+        terms = means.tolist()  # waits for the device, so that the elapsed time covers what was queued on it
+        elapsed_s = self._clock() - self._start
+        mine = dict(zip(names, terms, strict=True)) | extra
+        mine |= {
+            "step_s": elapsed_s / self._num_steps,
+            "images_per_s": self._num_images / elapsed_s,
+            "data_wait_fraction": self._wait_s / elapsed_s,
+        }
+        record = mean_over_workers(mine)
+        record["images_per_s"] *= num_workers()
+        self._open()
+        return record
+
+
+def num_workers() -> int:
+    """Size of the default process group; 1 without one."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This worker's number in the default process group; 0 without one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def mean_over_workers(values: dict[str, float]) -> dict[str, float]:
+    """The mean of every value over the workers, each of which calls this with the same names."""
+    if num_workers() == 1:
+        return dict(values)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    stacked = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(stacked)
+    return dict(zip(values, (stacked / num_workers()).tolist(), strict=True))

@@ -1,0 +1,36 @@
+from dataclasses import replace
+
+import pytest
+
+from elastic.errors import ConfigError
+from elastic.train.submodels import SubmodelSampling
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "../elsewhere"}, "name"),
+        ({"steps": 0}, "steps"),
+        ({"accumulate": 0}, "accumulate"),
+        ({"num_workers": 0}, "num_workers"),
+        ({"seed": -1}, "seed"),
+        ({"num_threads": -1}, "num_threads"),
+        ({"objectives": {}}, "objectives"),
+        ({"log_every": 4, "checkpoint_every": 6}, "checkpoint_every"),
+        ({"submodels": SubmodelSampling(probabilities=(0.5, 0.5))}, "submodels.probabilities"),
+        ({"num_workers": 3}, "data.streams.0.sampling"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused_by_name(config, change, field):
+    with pytest.raises(ConfigError) as error:
+        replace(config, **change)
+    assert error.value.field == field
+
+
+def test_the_data_must_have_the_size_that_the_model_takes(config):
+    with pytest.raises(ConfigError, match=r"data\.image_size"):
+        replace(config, data=replace(config.data, image_size=8))
+
+
+def test_accumulation_multiplies_the_planned_batches(config):
+    assert replace(config, steps=6, accumulate=3).num_batches == 18

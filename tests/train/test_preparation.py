@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import pytest
+
+from elastic.errors import ConfigError, DataError
+from elastic.objectives.contrastive import ImageText
+from elastic.objectives.matryoshka import Matryoshka
+from elastic.train.preparation import (
+    TEXT_FIELDS,
+    carried_fields,
+    check_data,
+    dimensions,
+    feed_config,
+    prepare_tokenizer,
+    preprocess,
+)
+
+
+def test_data_that_feeds_every_objective_is_accepted(drawings_config):
+    catalog = check_data(drawings_config)
+    assert (catalog.num_classes, catalog.domains) == (8, ("default",))
+    assert dimensions(drawings_config, catalog).num_classes == 8
+
+
+def test_captions_need_a_text_tower(drawings_config):
+    silent = replace(drawings_config, model=replace(drawings_config.model, text=None))
+    with pytest.raises(ConfigError, match=r"objectives\.captions.*tokens"):
+        check_data(silent)
+
+
+def test_without_a_text_tower_no_stream_carries_text(drawings_config):
+    catalog = check_data(drawings_config)
+    silent = replace(drawings_config, model=replace(drawings_config.model, text=None))
+    assert carried_fields(drawings_config, catalog)[0] - carried_fields(silent, catalog)[0] == TEXT_FIELDS
+
+
+def test_an_objective_of_other_widths_is_found_before_the_first_step(drawings_config):
+    narrow = Matryoshka(inner=ImageText(), embed_dims=(2, 4))
+    with pytest.raises(ConfigError, match="embed_dims"):
+        check_data(replace(drawings_config, objectives={"captions": narrow}))
+
+
+def test_missing_data_is_found_before_the_first_step(drawings_config):
+    with pytest.raises(DataError):
+        check_data(replace(drawings_config, data=replace(drawings_config.data, split="val")))
+
+
+def test_a_resumed_run_reads_the_tokenizer_it_started_with(drawings_config, tmp_path):
+    catalog = check_data(drawings_config)
+    started = prepare_tokenizer(drawings_config, catalog, tmp_path)
+    grown = replace(drawings_config.model.text, vocab_size=4096)
+    resumed = prepare_tokenizer(
+        replace(drawings_config, model=replace(drawings_config.model, text=grown)), catalog, tmp_path
+    )
+    assert resumed.to_json() == started.to_json()
+    assert started.vocab_size <= drawings_config.model.text.vocab_size
+
+
+def test_without_a_text_tower_there_is_no_tokenizer(drawings_config, tmp_path):
+    silent = replace(drawings_config, model=replace(drawings_config.model, text=None))
+    assert prepare_tokenizer(silent, check_data(drawings_config), tmp_path) is None
+
+
+def test_the_feed_is_opened_with_the_seed_and_text_length_of_the_run(drawings_config):
+    config = replace(drawings_config, seed=5)
+    opened = feed_config(config, None, {2: (1.0,)})
+    assert (opened.seed, opened.max_tokens, opened.weights) == (5, 6, {2: (1.0,)})
+    assert opened.preprocess == preprocess(config)
