@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from elastic.data.tokenizer import Tokenizer
-from elastic.errors import CheckpointError, ElasticError
+from elastic.errors import CheckpointError, DataError, ElasticError
 from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
 from elastic.submodel import Space
@@ -139,8 +139,7 @@ def load_model(run: Path | None = None) -> tuple[Encoder, Manifest, Tokenizer | 
     with torch.device("meta"):
         encoder = Encoder(manifest.encoder)
     load_weights(encoder, read_weights(path / WEIGHTS), str(path / WEIGHTS))
-    tokenizer = None if encoder.text is None else Tokenizer.load(path / TOKENIZER)
-    return encoder.eval(), manifest, tokenizer
+    return encoder.eval(), manifest, None if encoder.text is None else _load_tokenizer(path / TOKENIZER)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -219,6 +218,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
         advice = f"delete {path} to continue from the checkpoint before it"
         raise CheckpointError(str(path), f"is missing or damaged ({error})", advice) from error
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.load(path)
+    except DataError as error:
+        raise CheckpointError(error.source, error.problem, error.advice) from error
 
 
 def _publish(temporary: Path, final: Path) -> None:

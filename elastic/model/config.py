@@ -7,17 +7,21 @@ fills them in from a timm model's name. Nothing here holds weights.
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
 import timm
 import torch
+from timm.layers.attention import Attention
+from timm.layers.diff_attention import DiffAttention
 from timm.models.vision_transformer import VisionTransformer
 
 from elastic.errors import ConfigError
-from elastic.model.nested import check_nestable, full_ffn_dim, hidden_features
+from elastic.model.nested import check_nestable, full_ffn_dim, hidden_features, mlp_of
 from elastic.submodel import Space
 
 IMAGE_CHANNELS = 3
+
+Pool = Literal["avg", "token", "map"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +70,7 @@ class VisionConfig:
     """Attention heads per block; divides `width`."""
     mlp_ratio: float = 4.0
     """FFN hidden size over `width`, of the full model."""
-    pool: Literal["avg", "token", "map"] = "avg"
+    pool: Pool = "avg"
     """Image representation: mean of patches, class token, or timm's attention pooling (SigLIP)."""
     num_cls_tokens: Literal[0, 1, 2] = 1
     """Class tokens; the second (TIPS) is timm's first register token."""
@@ -75,7 +79,7 @@ class VisionConfig:
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, rising linearly with depth."""
     checkpoint: str | None = None
-    """Weights to start training from: a file, a timm folder, or a hub id such as `timm/vit_tiny_patch16_224.augreg_in21k`."""
+    """Weights to start training from: a file, a timm folder, or a hub id (`timm/vit_tiny_patch16_224.augreg_in21k`)."""
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -96,23 +100,23 @@ class VisionConfig:
         """
         with torch.device("meta"):
             vit = _create(timm_name, {} if image_size is None else {"img_size": image_size})
-        hidden, width = hidden_features(vit.blocks[0].mlp), vit.embed_dim
-        ratio = hidden / width
+        if vit.global_pool not in get_args(Pool):
+            raise ConfigError("vision.pool", vit.global_pool, f"must be one of {get_args(Pool)}")
         return cls(
             timm_name=timm_name,
             image_size=vit.patch_embed.img_size[0],
             patch_size=vit.patch_embed.patch_size[0],
-            width=width,
+            width=vit.embed_dim,
             depth=len(vit.blocks),
-            num_heads=vit.blocks[0].attn.num_heads,
-            mlp_ratio=ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf),
-            pool=vit.global_pool,
+            num_heads=_num_heads(vit),
+            mlp_ratio=exact_mlp_ratio(hidden_features(mlp_of(vit.blocks[0])), vit.embed_dim),
+            pool=cast("Pool", vit.global_pool),
             num_cls_tokens=1 if vit.has_class_token else 0,
             num_registers=vit.num_reg_tokens,
             checkpoint=checkpoint,
         )
 
-    def timm_kwargs(self, embed_dim: int) -> dict[str, int | float | str | bool]:
+    def timm_kwargs(self, embed_dim: int) -> dict[str, Any]:
         """Keyword arguments, all of them JSON values, with which `timm.create_model` rebuilds the tower."""
         return {
             "img_size": self.image_size,
@@ -209,7 +213,19 @@ class EncoderConfig:
         return tuple(round(size) for size in exact)
 
 
-def _create(name: str, arguments: dict[str, int | float | str | bool]) -> VisionTransformer:
+def exact_mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio from which timm computes, by `int(width * ratio)`, exactly `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _num_heads(vit: VisionTransformer) -> int:
+    attention = vit.blocks[0].attn
+    assert isinstance(attention, Attention | DiffAttention), type(attention)
+    return attention.num_heads
+
+
+def _create(name: str, arguments: dict[str, Any]) -> VisionTransformer:
     try:
         model = timm.create_model(name, **arguments)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -227,8 +243,8 @@ def _shape(config: VisionConfig) -> VisionShape:
     return VisionShape(
         width=vit.embed_dim,
         depth=len(vit.blocks),
-        ffn_dim=full_ffn_dim(vit.blocks[0].mlp),
-        num_heads=vit.blocks[0].attn.num_heads,
+        ffn_dim=full_ffn_dim(mlp_of(vit.blocks[0])),
+        num_heads=_num_heads(vit),
         num_patches=vit.patch_embed.num_patches,
         num_prefix_tokens=vit.num_prefix_tokens,
     )

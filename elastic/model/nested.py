@@ -10,24 +10,14 @@ Gemma 3n (rows of gate and up, columns of down).
 
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.layers import GluMlp, Mlp, SwiGLU
+from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.models.vision_transformer import Block, ResPostBlock
 from torch import Tensor, nn
 
 from elastic.errors import ConfigError
-
-
-def full_ffn_dim(mlp: nn.Module) -> int:
-    """Hidden size of a whole timm MLP: the number of its output layer's inputs."""
-    assert isinstance(mlp, Mlp | GluMlp | SwiGLU), type(mlp)
-    return mlp.fc2.in_features
-
-
-def hidden_features(mlp: nn.Module) -> int:
-    """The `hidden_features` that timm built an MLP with: a `GluMlp`'s counts its two halves."""
-    return mlp.fc1.out_features if isinstance(mlp, Mlp | GluMlp) else full_ffn_dim(mlp)
 
 
 def check_nestable(blocks: Iterable[nn.Module]) -> None:
@@ -40,18 +30,36 @@ def check_nestable(blocks: Iterable[nn.Module]) -> None:
         where = f"blocks[{index}]"
         if type(block) not in (Block, ResPostBlock):
             raise ConfigError(where, type(block).__name__, "only timm's Block and ResPostBlock can be nested")
-        if type(block.mlp) not in (Mlp, GluMlp, SwiGLU) or not isinstance(block.mlp.fc2, nn.Linear):
-            raise ConfigError(f"{where}.mlp", type(block.mlp).__name__, "only linear Mlp, GluMlp, SwiGLU can be nested")
-        if not isinstance(block.mlp.norm, nn.Identity):
-            raise ConfigError(f"{where}.mlp.norm", type(block.mlp.norm).__name__, "hidden norms cannot be nested")
+        mlp = mlp_of(block)
+        if type(mlp) not in (Mlp, GluMlp, SwiGLU) or not isinstance(mlp.fc2, nn.Linear):
+            raise ConfigError(f"{where}.mlp", type(mlp).__name__, "only linear Mlp, GluMlp, SwiGLU can be nested")
+        if not isinstance(mlp.norm, nn.Identity):
+            raise ConfigError(f"{where}.mlp.norm", type(mlp.norm).__name__, "hidden norms cannot be nested")
+
+
+def mlp_of(block: nn.Module) -> nn.Module:
+    """The feed-forward part of a timm block."""
+    assert isinstance(block, Block | ResPostBlock), type(block)
+    return block.mlp
+
+
+def full_ffn_dim(mlp: nn.Module) -> int:
+    """Hidden size of a whole timm MLP: the number of its output layer's inputs."""
+    return _linear(mlp, "fc2").in_features
+
+
+def hidden_features(mlp: nn.Module) -> int:
+    """The `hidden_features` that timm built an MLP with: a `GluMlp`'s counts its two halves."""
+    return _linear(mlp, "fc1").out_features if isinstance(mlp, GluMlp) else full_ffn_dim(mlp)
 
 
 def nested_mlp(mlp: nn.Module, x: Float[Tensor, "*batch dim"], ffn_dim: int) -> Float[Tensor, "*batch dim"]:
     """Output of the MLP made of the first `ffn_dim` hidden units of a timm `Mlp`, `GluMlp` or `SwiGLU`."""
     assert isinstance(mlp, Mlp | GluMlp | SwiGLU), type(mlp)
-    assert 0 < ffn_dim <= mlp.fc2.in_features, f"{ffn_dim} of {mlp.fc2.in_features} hidden units"
+    output = _linear(mlp, "fc2")
+    assert 0 < ffn_dim <= output.in_features, f"{ffn_dim} of {output.in_features} hidden units"
     hidden = mlp.drop1(_hidden(mlp, x, ffn_dim))
-    return mlp.drop2(F.linear(hidden, mlp.fc2.weight[:, :ffn_dim], mlp.fc2.bias))
+    return mlp.drop2(F.linear(hidden, output.weight[:, :ffn_dim], output.bias))
 
 
 def nested_block(
@@ -69,15 +77,35 @@ def nested_block(
     return x + block.drop_path2(block.ls2(nested_mlp(block.mlp, block.norm2(x), ffn_dim)))
 
 
+def slice_mlp(mlp: nn.Module, ffn_dim: int) -> dict[str, Tensor]:
+    """Exactly the weights that `nested_mlp` reads, under the MLP's own parameter names."""
+    full = full_ffn_dim(mlp)
+    parts = dict(mlp.state_dict())
+    for name, tensor in parts.items():
+        if name == "fc2.weight":
+            parts[name] = tensor[:, :ffn_dim]
+        elif name != "fc2.bias":
+            second_half = [tensor[full : full + ffn_dim]] if isinstance(mlp, GluMlp) else []
+            parts[name] = torch.cat([tensor[:ffn_dim], *second_half])
+    return parts
+
+
 def _hidden(mlp: Mlp | GluMlp | SwiGLU, x: Tensor, ffn_dim: int) -> Tensor:
     if isinstance(mlp, SwiGLU):
         return mlp.act(_rows(mlp.fc1_g, x, 0, ffn_dim)) * _rows(mlp.fc1_x, x, 0, ffn_dim)
-    if isinstance(mlp, GluMlp):
-        first, second = _rows(mlp.fc1, x, 0, ffn_dim), _rows(mlp.fc1, x, mlp.fc2.in_features, ffn_dim)
-        return first * mlp.act(second) if mlp.gate_last else mlp.act(first) * second
-    return mlp.act(_rows(mlp.fc1, x, 0, ffn_dim))
+    inputs = _linear(mlp, "fc1")
+    if isinstance(mlp, Mlp):
+        return mlp.act(_rows(inputs, x, 0, ffn_dim))
+    first, second = _rows(inputs, x, 0, ffn_dim), _rows(inputs, x, full_ffn_dim(mlp), ffn_dim)
+    return first * mlp.act(second) if mlp.gate_last else mlp.act(first) * second
 
 
 def _rows(linear: nn.Linear, x: Tensor, start: int, count: int) -> Tensor:
     bias = None if linear.bias is None else linear.bias[start : start + count]
     return F.linear(x, linear.weight[start : start + count], bias)
+
+
+def _linear(mlp: nn.Module, name: str) -> nn.Linear:
+    layer = getattr(mlp, name)
+    assert isinstance(layer, nn.Linear), f"{name} is {type(layer).__name__}"
+    return layer

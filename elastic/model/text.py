@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Bool, Float, Int
-from timm.layers import trunc_normal_
+from timm.layers.weight_init import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 

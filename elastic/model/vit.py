@@ -30,7 +30,7 @@ def forward_vit(
 
 def forward_tokens(
     vit: VisionTransformer, images: Float[Tensor, "batch channels height width"], submodel: Submodel
-) -> Float[Tensor, "batch tokens width"]:
+) -> Float[Tensor, "batch tokens dim"]:
     """Prefix and patch tokens after the last block and timm's final norm (none where timm pools first)."""
     assert submodel.depth == len(vit.blocks), f"{submodel} for {len(vit.blocks)} blocks"
     x = vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))

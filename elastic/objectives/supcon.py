@@ -1,0 +1,48 @@
+"""Supervised contrast: images of one instance class attract, all other images repel.
+
+Source: SupCon (arXiv 2004.11362) equation 2, the mean over positives outside the logarithm; equal to SynCLR's
+multi-positive loss (arXiv 2312.17742) with instance classes in place of captions.
+"""
+
+from dataclasses import dataclass
+
+from elastic.batch import Batch, Features
+from elastic.errors import ConfigError
+from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
+from elastic.objectives.contrastive import multi_positive_nce
+from elastic.objectives.distributed import gather, gather_with_grad
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MultiPositive(ObjectiveConfig):
+    """Multi-positive contrast over instance classes; batches need several images per class."""
+
+    temperature: float = 0.1
+    """Softmax temperature, fixed."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError("temperature", self.temperature, "must be positive")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Instance classes."""
+        return frozenset({"labels"})
+
+    def build(self, dims: Dimensions) -> "MultiPositiveLoss":
+        """The loss, which has no parameters."""
+        return MultiPositiveLoss(self)
+
+
+class MultiPositiveLoss(Objective):
+    """Contrast within the global batch."""
+
+    def __init__(self, config: MultiPositive) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, student: Features, batch: Batch, teacher: Features | None) -> Terms:
+        """`nce`: starts near the log of the other rows, floor at the log of the positives per row."""
+        assert batch.labels is not None
+        embeddings, labels = gather_with_grad(student.embedding), gather(batch.labels)
+        return {"nce": multi_positive_nce(embeddings, labels, self.config.temperature)}
