@@ -54,7 +54,7 @@ class ShardArrays:
     """Empty where the stream has no captions or there is no tokenizer."""
     num_tokens: Int[np.ndarray, " captions"]
     """Tokens of each caption; the rest of its row is padding."""
-    caption_index: Int[np.ndarray, " images"]
+    caption_index: Int[np.ndarray, " captioned"]
     """Row of `tokens` of each image; empty where there are none."""
     num_read: int
     """Images read, replacements included."""

@@ -3,15 +3,17 @@
     range(rows) -> actor pool: plan, read, decode, augment, tokenize -> streaming_split -> one Batch a step
 
 A row of the execution is one worker's part of one step, and nothing but its number until the pool has made it, so
-a run starts at any step without replaying. Order is exact by construction: all blocks hold equally many rows of one
-worker, `preserve_order` keeps blocks in sequence, and `streaming_split` then deals them out in turn (Ray's
-`OutputSplitter` gives each block to the worker with the fewest rows). Every worker still checks each number.
+a run starts at any step without replaying. A long run is a few executions in a row, because Ray plans all blocks of
+one before its first (see `MAX_BLOCKS` in `rows`).
+
+Order is exact by construction: all blocks hold equally many rows of one worker, `preserve_order` keeps blocks in
+sequence, and `streaming_split` then deals them out in turn (Ray's `OutputSplitter` gives each block to the worker
+with the fewest rows). Every worker still checks each number.
 
 Stream weights live on a small `Board` actor. The pool asks it once a segment, so weights change without a new
 execution, and an adaptive run waits there, and nowhere else, for weights that are not yet set.
 """
 
-import asyncio
 import pickle
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +30,7 @@ from ray.exceptions import RayTaskError
 
 from elastic.batch import Batch
 from elastic.data.ahead import ReadAhead
+from elastic.data.board import Board
 from elastic.data.catalog import Catalog, StreamRows
 from elastic.data.config import DataConfig
 from elastic.data.decode import decode_all
@@ -36,7 +39,6 @@ from elastic.data.feed import (
     BrokenImages,
     Feed,
     FeedConfig,
-    WeightBook,
     Weights,
     check_broken,
     is_held,
@@ -80,7 +82,7 @@ def open_feed(
         parts = [_hold(config.data, *pair) for pair in zip(catalog.streams, sources, strict=True)]
         job = _Job(config=config, catalog=catalog, sources=sources, parts=parts, world=world)
         actor_class: Any = ray.remote(num_cpus=0)(Board)
-        board = actor_class.options(name=name).remote(job)
+        board = actor_class.options(name=name).remote(config, job)
         # Until it runs, its name cannot be looked up.
         _get(board.__ray_ready__.remote())
     if world > 1:
@@ -107,55 +109,6 @@ class _Job:
     sources: Sequence[Source]
     parts: Sequence[_Parts | None]
     world: int
-
-
-class Board:
-    """What the processes of one feed tell each other: the job, the weights, and each worker's share of a run."""
-
-    def __init__(self, job: _Job) -> None:
-        self._job = job
-        self._book = WeightBook(job.config)
-        self._shares: dict[int, list[DataIterator]] = {}
-        self._is_closed = False
-        self._changed = asyncio.Condition()
-
-    async def get_job(self) -> _Job:
-        """The job, held here so that the canvases it refers to stay alive."""
-        return self._job
-
-    async def get_weights(self, segment: int) -> Weights | None:
-        """The weights of a segment, once they are set; `None` if the feed closes before."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._is_closed or self._book.get(segment) is not None)
-        return self._book.get(segment)
-
-    async def set_weights(self, segment: int, weights: Weights) -> None:
-        """See `Feed.set_weights`."""
-        async with self._changed:
-            self._book.set(segment, weights)
-            self._changed.notify_all()
-
-    async def get_all_weights(self) -> dict[int, Weights]:
-        """See `Feed.weights`."""
-        return dict(self._book.by_segment)
-
-    async def set_shares(self, execution: int, shares: list[DataIterator]) -> None:
-        """One iterator per worker, for the `execution`-th call of `batches`."""
-        async with self._changed:
-            self._shares[execution] = shares
-            self._changed.notify_all()
-
-    async def get_share(self, execution: int, rank: int) -> DataIterator:
-        """A worker's iterator, once rank 0 has made it."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: execution in self._shares)
-        return self._shares[execution][rank]
-
-    async def close(self) -> None:
-        """Let go whoever waits for weights."""
-        async with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
 
 
 class Stage:
@@ -204,6 +157,7 @@ class RayFeed(Feed):
         self._rank, self._world = rank, world
         self._broken = BrokenImages(config.data)
         self._num_executions = 0
+        self._is_closed = False
         self._ahead: ReadAhead[tuple[ShardArrays, Batch]] | None = None
 
     @property
@@ -214,11 +168,8 @@ class RayFeed(Feed):
     def batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
         """See `Feed.batches`; one execution at a time."""
         self._stop_reading()
-        if num_steps == 0:
-            return
-        rows = Rows.of(self._config.data, start_step, num_steps, self._world)
-        self._ahead = ReadAhead(self._read(rows, self._num_executions), self._config.data.prefetch_steps)
-        self._num_executions += 1
+        arrays_and_batches = self._read_all(start_step, num_steps)
+        self._ahead = ReadAhead(arrays_and_batches, self._config.data.prefetch_steps)
         try:
             for arrays, batch in self._ahead:
                 self._broken.add(arrays)
@@ -247,8 +198,9 @@ class RayFeed(Feed):
 
     def close(self) -> None:
         """See `Feed.close`."""
-        if self._board is None:
+        if self._is_closed:
             return
+        self._is_closed = True
         # First, because the pool may be waiting for weights that nobody will set now.
         _get(self._board.close.remote())
         self._stop_reading()
@@ -259,24 +211,30 @@ class RayFeed(Feed):
             self._ahead.close()
             self._ahead = None
 
-    def _read(self, rows: Rows, execution: int) -> Iterator[tuple[ShardArrays, Batch]]:
-        if self._rank == 0:
-            shares = _execution(self._config.data, self._board, rows)
-            _get(self._board.set_shares.remote(execution, shares))
-        share: DataIterator = _get(self._board.get_share.remote(execution, self._rank))
+    def _read_all(self, start_step: int, num_steps: int) -> Iterator[tuple[ShardArrays, Batch]]:
+        for rows in Rows.parts(self._config.data, start_step, num_steps, self._world):
+            self._num_executions += 1
+            if self._rank == 0:
+                shares = _execution(self._config.data, self._board, rows)
+                _get(self._board.set_shares.remote(self._num_executions, shares))
+            share: DataIterator = _get(self._board.get_share.remote(self._num_executions, self._rank))
+            yield from self._read(rows, share)
+
+    def _read(self, rows: Rows, share: DataIterator) -> Iterator[tuple[ShardArrays, Batch]]:
         expected = rows.start_step
         whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
         block: Any
         for block in share.iter_batches(prefetch_batches=1, **whole_blocks):
             for row, payload in zip(block["id"].to_pylist(), block["payload"], strict=True):
                 found = pickle.loads(payload.as_buffer())
-                if found is None:
-                    return
+                if found is None:  # padding, or the feed was closed while the pool waited for weights
+                    continue
                 if isinstance(found, ElasticError):
                     raise found
                 assert rows.locate(row) == (expected, self._rank) == (found.step, self._rank), (row, expected)
                 expected += 1
                 yield found, to_batch(found, self._config, self._catalog)
+        assert self._is_closed or expected == rows.stop_step, (expected, rows)
 
 
 def _execution(data: DataConfig, board: Any, rows: Rows) -> list[DataIterator]:

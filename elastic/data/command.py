@@ -1,0 +1,179 @@
+"""The verb `elastic data`: what a data set holds, whether it can be used, and how the bundled one is made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from elastic.data import icons
+from elastic.data.inspection import Counts, Report, check, count
+from elastic.data.schema import SPLITS
+from elastic.data.sources import open_source
+from elastic.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ls:
+    """Show what a data set holds: images, classes and captions of every domain and split.
+
+    Example: elastic data ls path/to/set.parquet
+    """
+
+    source: Annotated[str, tyro.conf.Positional] = "icons"
+    """`icons` (bundled), a Parquet file or folder, a folder with metadata.csv or metadata.jsonl, or tars; path or
+    URL."""
+
+    def run(self) -> None:
+        """Print the table."""
+        console = Console()
+        console.print(render_counts(self.source, count(open_source(self.source))))
+        if self.source == "icons":
+            styles = f"{icons.NUM_STYLES} drawing styles; credits and licences: "
+            console.print(styles + str(icons.BUNDLED_ICONS.with_name("LICENSES.md")), soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """Try a data set before training on it: open it, read its metadata, decode its images.
+
+    Names broken images, and what the metadata rules out. Fails if more than `max_bad_fraction` of the images are
+    broken, as training would.
+
+    Example: elastic data check path/to/folder --num-images 1000
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """As for `elastic data ls`."""
+    num_images: int | None = None
+    """Decode this many, evenly spread over the set; left out, all of them."""
+    max_bad_fraction: float = 0.01
+    """Largest acceptable share of broken images."""
+    max_pixels: int = 64_000_000
+    """An image that declares more is refused before it is decoded."""
+
+    def run(self) -> None:
+        """Print the report.
+
+        Raises:
+            ConfigError: fewer than one image asked for.
+            DataError: the source cannot be opened, or too many images are broken.
+        """
+        if self.num_images is not None and self.num_images < 1:
+            raise ConfigError("num_images", self.num_images, "must be at least 1")
+        source = open_source(self.source)
+        console = Console()
+        console.print(render_counts(self.source, count(source)))
+        total = len(source) if self.num_images is None else min(self.num_images, len(source))
+        steps = iter(track(range(total), "decoding", console=console, transient=True))
+        report = check(source, self.num_images, self.max_pixels, on_image=lambda: next(steps))
+        next(steps, None)
+        _print_report(console, report)
+        if report.broken_fraction > self.max_bad_fraction:
+            problem = f"{report.num_broken} of {report.num_checked} images are broken"
+            raise DataError(self.source, problem, "repair or remove them, or raise --max-bad-fraction")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Build:
+    """Make a bundled data set anew from the packages it comes from.
+
+    The drawings are fetched with npm at pinned versions and rendered; the result has the same rows as the copy
+    inside the package. Needs npm, and `pip install elastic[icons]`.
+
+    Example: elastic data build icons icons.parquet
+    """
+
+    name: Annotated[Literal["icons"], tyro.conf.Positional]
+    """Which set."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Parquet file to write; LICENSES.md is written beside it."""
+    npm_dir: Path | None = None
+    """Folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out: ~/.cache/elastic/npm."""
+    num_processes: int = 2
+    """Processes that draw."""
+
+    def run(self) -> None:
+        """Write the file.
+
+        Raises:
+            DataError: a package cannot be fetched, or the result is not the set that it should be.
+        """
+        from elastic.data.build_icons import build_icons
+
+        npm_dir = self.npm_dir or Path.home() / ".cache" / "elastic" / "npm"
+        table = build_icons(self.out, npm_dir, self.num_processes)
+        found = (table.num_rows, *(len(table[name].unique()) for name in ("label", "domain", "style")))
+        expected = (icons.NUM_IMAGES, icons.NUM_CLASSES, icons.NUM_DOMAINS, icons.NUM_STYLES)
+        if found != expected:
+            problem = f"has {found} images, classes, domains and styles, expected {expected}"
+            raise DataError(str(self.out), problem, "check the versions of the packages and of resvg-py")
+        size_mb = self.out.stat().st_size / 1e6
+        Console().print(f"wrote {self.out}: {found[0]:,} images of {found[1]:,} classes, {size_mb:.1f} MB")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """List, check or rebuild data sets."""
+
+    command: Annotated[
+        Annotated[Ls, tyro.conf.subcommand("ls")]
+        | Annotated[Check, tyro.conf.subcommand("check")]
+        | Annotated[Build, tyro.conf.subcommand("build")],
+        tyro.conf.arg(name=""),
+    ]
+    """What to do."""
+
+    def run(self) -> None:
+        """Do it."""
+        self.command.run()
+
+
+def render_counts(name: str, counts: dict[tuple[str, str], Counts]) -> Table:
+    """A line per domain, with images and classes of each split, and the sums."""
+    table = Table(title=escape(name), caption="images/classes", title_justify="left", box=SIMPLE)
+    table.add_column("domain", no_wrap=True)
+    for column in (*SPLITS, "all", "captions"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for domain in dict.fromkeys(domain for domain, _ in counts):
+        _add_row(table, escape(domain), [counts.get((domain, split)) for split in SPLITS])
+    table.add_section()
+    sums = [_sum([part for (_, its_split), part in counts.items() if its_split == split]) for split in SPLITS]
+    _add_row(table, "all", sums)
+    return table
+
+
+def _add_row(table: Table, name: str, parts: list[Counts | None]) -> None:
+    total = _sum([part for part in parts if part is not None])
+    assert total is not None
+    cells = ["-" if part is None else f"{part.num_images}/{part.num_classes}" for part in (*parts, total)]
+    table.add_row(name, *cells, str(total.num_captions))
+
+
+def _sum(parts: list[Counts]) -> Counts | None:
+    """Sizes together; classes and captions that several parts share count in each."""
+    if not parts:
+        return None
+    return Counts(
+        num_images=sum(part.num_images for part in parts),
+        num_classes=sum(part.num_classes for part in parts),
+        num_captions=sum(part.num_captions for part in parts),
+        num_uncaptioned=sum(part.num_uncaptioned for part in parts),
+        num_unlabelled=sum(part.num_unlabelled for part in parts),
+    )
+
+
+def _print_report(console: Console, report: Report) -> None:
+    for note in report.notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}")
+    for broken in report.examples:
+        console.print(f"[red]broken[/red] row {broken.row_id}: {escape(broken.problem)}")
+    if report.num_broken > len(report.examples):
+        console.print(f"... and {report.num_broken - len(report.examples):,} more")
+    verdict = "all readable" if report.num_broken == 0 else f"{report.num_broken:,} broken"
+    console.print(f"decoded {report.num_checked:,} of {report.num_rows:,} images: [bold]{verdict}[/bold]")
