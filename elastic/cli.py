@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 from elastic import __version__
@@ -42,14 +43,20 @@ class Verb:
     summary: str
     example: str
     location: str
-    """`module:Class`, imported only when the verb is used."""
+    """`module:Class` for tyro to fill, or `module:Class.parse` where the class reads its own arguments; imported only
+    when the verb is used."""
 
     def parse(self, arguments: Sequence[str]) -> Command:
-        """The verb's command with its flags filled from `arguments`; exits on `--help` and wrong flags."""
+        """The verb's command with its flags filled from `arguments`; exits on `--help` and wrong flags.
+
+        A class whose flags depend on its first word (`train RECIPE`) reads them itself.
+        """
         import tyro
 
         module, _, name = self.location.partition(":")
-        command = tyro.cli(getattr(importlib.import_module(module), name), prog=f"elastic {self.name}", args=arguments)
+        target = attrgetter(name)(importlib.import_module(module))
+        prog = f"elastic {self.name}"
+        command = target(arguments, prog) if name.endswith(".parse") else tyro.cli(target, prog=prog, args=arguments)
         assert isinstance(command, Command), f"{self.location} has no run()"
         return command
 
@@ -57,12 +64,14 @@ class Verb:
 MAKE, MEASURE, USE, START = "Make a model", "Measure it", "Use it", "Data and first steps"
 
 VERBS = (
-    Verb(MAKE, "train", "Train a nested encoder", "elastic train icons --steps 2000", "elastic.train.command:Train"),
+    Verb(
+        MAKE, "train", "Train a nested encoder", "elastic train icons --steps 2000", "elastic.train.command:Train.parse"
+    ),
     Verb(
         MAKE,
         "extract",
         "Cut one submodel out as a plain timm model",
-        "elastic extract --submodel S --out small/",
+        "elastic extract runs/icons small/ --submodel S",
         "elastic.commands.extract:Extract",
     ),
     Verb(
@@ -82,7 +91,7 @@ VERBS = (
     Verb(
         MEASURE,
         "select",
-        "The best submodel for a latency objective, and why",
+        "The best submodel for a latency objective",
         "elastic select --latency-slo-ms 5",
         "elastic.commands.select:Select",
     ),
