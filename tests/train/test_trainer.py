@@ -1,0 +1,176 @@
+"""Real runs on Ray: two workers, killed, stopped, resumed, and compared with a run that nothing happened to."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from elastic.checkpoint import latest_checkpoint, load_checkpoint, load_model
+from elastic.errors import CheckpointError, ConfigError, DataError
+from elastic.train.command import Train
+from elastic.train.metrics import read_metrics
+from elastic.train.trainer import fit
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    # Ray Train copies Ray Data's settings, deprecated ones included.
+    pytest.mark.filterwarnings(r"ignore:.*deprecated:DeprecationWarning:ray\."),
+]
+
+STEPS = 100
+START = "import sys; from elastic.train.command import Train; Train.parse(sys.argv[1:], prog='elastic train').run()"
+
+
+def arguments(drawings: Path) -> list[str]:
+    flags = {
+        "--data.streams.0.source": drawings,
+        "--steps": STEPS,
+        "--checkpoint-every": 10,
+        "--log-every": 5,
+        "--num-workers": 2,
+    }
+    return ["debug", *(str(word) for pair in flags.items() for word in pair)]
+
+
+def wait_for(condition, seconds: float = 240.0) -> None:
+    for _ in range(round(seconds / 0.05)):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def step_of(run_dir: Path) -> int:
+    newest = latest_checkpoint(run_dir)
+    return 0 if newest is None else int(newest.name.removeprefix("step_"))
+
+
+def losses(run_dir: Path) -> list[dict[str, float]]:
+    timing = {"step_s", "images_per_s", "data_wait_fraction"}
+    return [{name: value for name, value in record.items() if name not in timing} for record in read_metrics(run_dir)]
+
+
+@pytest.fixture(scope="module")
+def config(drawings):
+    return Train.parse(arguments(drawings), prog="elastic train").config
+
+
+@pytest.fixture(scope="module")
+def straight(config, local_ray, tmp_path_factory):
+    """A run that nothing happened to."""
+    run_dir = tmp_path_factory.mktemp("runs") / "straight"
+    assert fit(config, run_dir) == STEPS
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def killed(drawings, tmp_path_factory):
+    """A run whose process was killed without warning, as a real command on a Ray of its own."""
+    run_dir = tmp_path_factory.mktemp("runs") / "killed"
+    command = [sys.executable, "-c", START, *arguments(drawings), "--run-dir", str(run_dir)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: step_of(run_dir) > 0 or process.poll() is not None)
+    process.kill()
+    process.wait()
+    time.sleep(5)  # Ray's processes notice within seconds that the one that started them is gone
+    assert 0 < step_of(run_dir) < STEPS
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def stopped(config, killed, local_ray):
+    """The killed run, resumed and then sent SIGTERM; gives the step it saved at."""
+    begun_at = step_of(killed)
+
+    has_returned = threading.Event()
+
+    def terminate() -> None:
+        wait_for(lambda: step_of(killed) > begun_at or has_returned.is_set())
+        if not has_returned.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    try:
+        done = fit(config, killed, resume=True)
+    finally:
+        has_returned.set()
+        thread.join()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    return done
+
+
+@pytest.fixture(scope="module")
+def resumed(config, killed, stopped):
+    """The killed and stopped run, brought to its end."""
+    assert fit(config, killed, resume=True) == STEPS
+    return killed
+
+
+def test_sigterm_saves_a_checkpoint_and_returns(config, killed, stopped):
+    assert 0 < stopped < STEPS
+    assert stopped % config.log_every == 0
+
+
+def test_a_killed_and_stopped_run_ends_with_the_weights_of_one_that_was_neither(straight, resumed):
+    expected, found = (load_checkpoint(latest_checkpoint(path))["state"] for path in (straight, resumed))
+    assert found["step"] == expected["step"] == STEPS
+    for part in ("learner", "average"):
+        assert all(torch.equal(found[part][name], value) for name, value in expected[part].items())
+
+
+def test_a_killed_and_stopped_run_has_the_losses_of_one_that_was_neither(straight, resumed):
+    assert losses(resumed) == losses(straight)
+
+
+def test_a_finished_run_holds_the_model(straight):
+    encoder, manifest, tokenizer = load_model(straight)
+    assert manifest.provenance["step"] == STEPS
+    assert encoder.space.embed_dims == (8, 16)
+    assert tokenizer is not None
+
+
+def test_two_workers_train_as_one_does(config, straight, local_ray, tmp_path):
+    alone = replace(config, num_workers=1, num_threads=1)
+    fit(alone, tmp_path / "alone")
+    one, two = losses(tmp_path / "alone")[0], losses(straight)[0]
+    assert one.keys() == two.keys()
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)  # sums in another order, over the first steps
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
+
+
+def test_a_run_that_exists_is_not_started_over(config, straight, local_ray):
+    with pytest.raises(CheckpointError, match="--resume"):
+        fit(config, straight)
+
+
+def test_another_config_is_not_resumed(config, straight, local_ray):
+    with pytest.raises(ConfigError, match="started with"):
+        fit(replace(config, seed=1), straight, resume=True)
+
+
+def test_an_error_of_a_worker_arrives_as_itself(config, local_ray, tmp_path):
+    hot = replace(config, num_workers=1, optim=replace(config.optim, learning_rate=1e38, warmup_fraction=0.0))
+    with pytest.raises(ConfigError, match="diverged"):
+        fit(hot, tmp_path / "hot")
+
+
+def test_broken_images_end_a_run_with_an_error_of_the_data(config, local_ray, drawings, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for file in drawings.iterdir():
+        content = b"not an image" if file.name.endswith("_0.png") else file.read_bytes()
+        (folder / file.name).write_bytes(content)
+    stream = replace(config.data.streams[0], source=str(folder))
+    broken = replace(config, num_workers=1, data=replace(config.data, streams=(stream,)))
+    with pytest.raises(DataError, match="broken"):
+        fit(broken, tmp_path / "run")
