@@ -14,6 +14,7 @@ import torch
 from timm.layers.attention import Attention
 from timm.layers.diff_attention import DiffAttention
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from elastic.errors import ConfigError
 from elastic.model.nested import check_nestable, full_ffn_dim, hidden_features, mlp_of
@@ -78,10 +79,15 @@ class VisionConfig:
     """Register tokens beyond the class tokens (DINOv2 with registers: 4)."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, rising linearly with depth."""
+    position_std: float = 0.02
+    """Standard deviation that learned positions start with (timm: 0.02). Where patches are pooled by their mean,
+    larger ones let a short training run see *where* a patch is from its first step."""
     checkpoint: str | None = None
     """Weights to start training from: a file, a timm folder, or a hub id (`timm/vit_tiny_patch16_224.augreg_in21k`)."""
 
     def __post_init__(self) -> None:
+        if self.position_std <= 0:
+            raise ConfigError("vision.position_std", self.position_std, "must be positive")
         if self.width % self.num_heads:
             raise ConfigError("vision.num_heads", self.num_heads, f"must divide width {self.width}")
         if self.pool == "token" and self.num_cls_tokens == 0:
@@ -138,7 +144,10 @@ class VisionConfig:
         Raises:
             ConfigError: timm cannot build it, or its blocks cannot be nested.
         """
-        return _create(self.timm_name, self.timm_kwargs(embed_dim))
+        vit = _create(self.timm_name, self.timm_kwargs(embed_dim))
+        if vit.pos_embed is not None:
+            nn.init.trunc_normal_(vit.pos_embed, std=self.position_std)
+        return vit
 
     @property
     def shape(self) -> VisionShape:
