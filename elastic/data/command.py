@@ -94,7 +94,8 @@ class Build:
     out: Annotated[Path, tyro.conf.Positional]
     """Parquet file to write; LICENSES.md is written beside it."""
     npm_dir: Path | None = None
-    """Folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out: ~/.cache/elastic/npm."""
+    """Folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out:
+    ~/.cache/elastic/npm."""
     num_processes: int = 2
     """Processes that draw."""
 
@@ -136,7 +137,8 @@ class Data:
 
 def render_counts(name: str, counts: dict[tuple[str, str], Counts]) -> Table:
     """A line per domain, with images and classes of each split, and the sums."""
-    table = Table(title=escape(name), caption="images/classes", title_justify="left", box=SIMPLE)
+    table = Table(title=escape(name), caption="images/classes", title_justify="left", box=SIMPLE, pad_edge=False)
+    table.padding = (0, 0, 0, 1)
     table.add_column("domain", no_wrap=True)
     for column in (*SPLITS, "all", "captions"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -28,7 +28,7 @@ _PURPOSE_CAPTION = 1
 class Held:
     """A stream's canvases, decoded once; parts lie wherever they were decoded."""
 
-    canvases: Sequence[UInt8[np.ndarray, "part 4 size size"]]
+    canvases: Sequence[UInt8[np.ndarray, "_ 4 size size"]]
     """Parts of equal length but the last."""
     broken: Bool[np.ndarray, " rows"]
 

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import tyro
+
+from elastic.data import build_icons
+from elastic.data.command import Build, Check, Data, Ls
+from elastic.errors import ConfigError, DataError
+
+from .drawing import table, write
+
+
+def parsed(*words: str) -> object:
+    return tyro.cli(Data, args=words).command
+
+
+def test_words_become_commands():
+    assert parsed("ls") == Ls()
+    assert parsed("check", "here", "--num-images", "5") == Check(source="here", num_images=5)
+    assert parsed("build", "icons", "out.parquet") == Build(name="icons", out=Path("out.parquet"))
+
+
+def test_ls_shows_the_bundled_set(capsys: pytest.CaptureFixture[str]):
+    Ls().run()
+    shown = capsys.readouterr().out
+    assert "emoji-smileys-emotion" in shown
+    assert "13504/2570" in shown
+    assert "20 drawing styles" in shown
+
+
+def test_check_passes_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    Check(source=write(tmp_path, table(3, 2))).run()
+    shown = capsys.readouterr().out
+    assert "decoded 6 of 6 images: all readable" in shown
+    assert "no rows of split 'test'" in shown
+
+
+def test_check_names_broken_images_and_fails(damaged: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(DataError, match="5 of 36 images are broken"):
+        Check(source=damaged).run()
+    assert "row 3" in capsys.readouterr().out
+    Check(source=damaged, max_bad_fraction=0.2).run()
+
+
+def test_a_check_of_nothing_is_refused(damaged: str):
+    with pytest.raises(ConfigError, match="num_images"):
+        Check(source=damaged, num_images=0).run()
+
+
+def test_a_rebuilt_set_that_differs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = table(2, 2).append_column("style", pa.array(["flat"] * 4))
+    monkeypatch.setattr(build_icons, "build_icons", lambda out, npm_dir, num_processes: rows)
+    with pytest.raises(DataError, match=r"has \(4, 2, 1, 1\) images, classes, domains and styles, expected \(13504"):
+        Build(name="icons", out=tmp_path / "icons.parquet").run()

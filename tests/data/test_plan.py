@@ -1,0 +1,120 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from elastic.data.catalog import Catalog, open_catalog
+from elastic.data.config import DataConfig, Shuffled
+from elastic.data.plan import PlannedStep, Planner, check_weights
+from elastic.errors import ConfigError
+
+from .conftest import stream, two_streams
+
+EVEN = (1.0, 1.0)
+
+
+@pytest.fixture
+def data(shapes: str) -> DataConfig:
+    return two_streams(shapes)
+
+
+@pytest.fixture
+def catalog(data: DataConfig) -> Catalog:
+    return open_catalog(data)[0]
+
+
+@pytest.fixture
+def planner(data: DataConfig, catalog: Catalog) -> Planner:
+    return Planner(data, catalog, seed=3)
+
+
+def described(planned: PlannedStep) -> tuple[int, int, tuple[int, ...], int]:
+    return planned.step, planned.stream, tuple(planned.places.tolist()), planned.seed
+
+
+def test_any_step_can_be_planned_alone_and_in_any_order(data: DataConfig, catalog: Catalog):
+    forward = Planner(data, catalog, seed=3)
+    inorder = [described(forward.step(step, EVEN)) for step in range(60)]
+    backward = Planner(data, catalog, seed=3)
+    assert [described(backward.step(step, EVEN)) for step in reversed(range(60))] == inorder[::-1]
+    assert described(Planner(data, catalog, seed=3).step(41, EVEN)) == inorder[41]
+
+
+def test_another_seed_is_another_plan(data: DataConfig, catalog: Catalog, planner: Planner):
+    other = Planner(data, catalog, seed=4)
+    assert all(described(planner.step(step, EVEN)) != described(other.step(step, EVEN)) for step in range(20))
+
+
+def test_shards_of_any_number_of_workers_are_the_batch(planner: Planner):
+    for step in range(30):
+        planned = planner.step(step, EVEN)
+        for world in (1, 2):
+            shards = [planner.shard(planned, rank, world) for rank in range(world)]
+            assert np.concatenate([shard.places for shard in shards]).tolist() == planned.places.tolist()
+            assert len({len(shard.places) for shard in shards}) == 1
+
+
+def test_images_of_a_class_stay_together(planner: Planner, catalog: Catalog):
+    planned = planner.step(0, (1.0, 0.0))
+    labels = [catalog.streams[0].labels[planner.shard(planned, rank, 4).places] for rank in range(4)]
+    assert [len(set(part.tolist())) for part in labels] == [1, 1, 1, 1]
+    assert len({part[0] for part in labels}) == 4
+
+
+def test_a_number_of_workers_that_does_not_divide_is_refused(planner: Planner):
+    with pytest.raises(ConfigError, match="must be a multiple of 3 workers"):
+        planner.shard(planner.step(0, (1.0, 0.0)), 0, 3)
+
+
+def test_weights_decide_how_often_a_stream_is_taken(planner: Planner):
+    taken = Counter(planner.step(step, (1.0, 3.0)).stream for step in range(500))
+    assert taken[1] / 500 == pytest.approx(0.75, abs=0.06)
+    assert {planner.step(step, (0.0, 1.0)).stream for step in range(50)} == {1}
+
+
+def test_weights_change_the_stream_and_not_what_it_shows(planner: Planner):
+    for step in range(50):
+        first, second = planner.step(step, EVEN), planner.step(step, (1.0, 9.0))
+        assert first.stream != second.stream or described(first) == described(second)
+
+
+def test_balanced_batches_have_distinct_classes_and_distinct_images(planner: Planner, catalog: Catalog):
+    for step in range(40):
+        places = planner.step(step, (1.0, 0.0)).places
+        assert Counter(Counter(catalog.streams[0].labels[places].tolist()).values()) == {2: 4}
+        assert len(set(places.tolist())) == 8
+
+
+def test_a_class_with_too_few_images_repeats_them_evenly(shapes: str):
+    many = stream(shapes, sampling=type(stream(shapes).sampling)(classes_per_batch=2, images_per_class=7))
+    data = DataConfig(streams=(many,))
+    places = Planner(data, open_catalog(data)[0], seed=0).step(0, (1.0,)).places
+    assert sorted(Counter(places[:7].tolist()).values()) == [2, 2, 3]
+
+
+def test_every_class_and_image_is_shown_in_time(planner: Planner):
+    seen = {place for step in range(200) for place in planner.step(step, (1.0, 0.0)).places.tolist()}
+    assert seen == set(range(36))
+
+
+def test_one_shuffled_stream_shows_each_row_once_an_epoch(shapes: str):
+    data = DataConfig(streams=(stream(shapes, sampling=Shuffled(batch_size=10)),))
+    planner = Planner(data, open_catalog(data)[0], seed=1)
+    rows = np.concatenate([planner.step(step, (1.0,)).places for step in range(36)])
+    epochs = rows.reshape(10, 36)
+    assert all(sorted(epoch.tolist()) == list(range(36)) for epoch in epochs)
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_augmentation_seeds_do_not_repeat(planner: Planner):
+    assert len({planner.step(step, EVEN).seed for step in range(200)}) == 200
+
+
+def test_segments_count_steps(planner: Planner):
+    assert [planner.segment(step) for step in (0, 4, 5, 14)] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0), (1.0, -1.0), (1.0, float("nan"))])
+def test_unusable_weights_are_refused(weights: tuple[float, ...]):
+    with pytest.raises(ConfigError, match="needs 2 finite weights"):
+        check_weights(weights, 2)
