@@ -17,9 +17,14 @@ LATENCY, QUALITY = "latency.parquet", "quality.parquet"
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 
+def inside_package(run: Path) -> bool:
+    """Whether a run is part of the package, and so not to be written to."""
+    return run.resolve().is_relative_to(_PACKAGE_DIR)
+
+
 def latency_path(run: Path) -> Path:
     """Where `elastic profile` writes the latency table of a run."""
-    if not run.resolve().is_relative_to(_PACKAGE_DIR):
+    if not inside_package(run):
         return run / LATENCY
     digest = hashlib.sha256((run / MANIFEST).read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
