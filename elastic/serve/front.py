@@ -1,8 +1,12 @@
 """From the measured tables to what the policy chooses from: one front per modality."""
 
+from collections.abc import Mapping
+
+from elastic.errors import ProfileError
 from elastic.profile.tables import LatencyTable, Modality, QualityTable, Quantile
-from elastic.select import allowed, candidates, pareto_front
+from elastic.select import TASK_OF, allowed, candidates, pareto_front
 from elastic.serve.batching import Front, Level
+from elastic.serve.config import ServeConfig
 from elastic.submodel import Slo, Space
 
 NO_LIMIT = Slo(latency_ms=1e9)
@@ -43,3 +47,33 @@ def build_front(
         for point in front
     )
     return Front(levels)
+
+
+def build_fronts(
+    latency: LatencyTable, quality: QualityTable, spaces: Mapping[Modality, Space], config: ServeConfig
+) -> dict[Modality, Front]:
+    """The fronts of every modality that was both profiled and evaluated.
+
+    Raises:
+        ProfileError: no modality was, or nothing was profiled with the configured dtype and thread count.
+    """
+    measured = latency.where(dtype=config.dtype, num_threads=config.num_threads)
+    if not measured.rows:
+        problem = f"not measured with dtype {config.dtype} and {config.num_threads} thread(s)"
+        advice = f"run `elastic profile --dtype {config.dtype} --num-threads {config.num_threads}`"
+        raise ProfileError("latency", problem, advice)
+    fronts: dict[Modality, Front] = {
+        modality: build_front(
+            measured,
+            quality,
+            space,
+            modality=modality,
+            quantile=config.quantile,
+            max_batch_size=config.max_batch_size,
+        )
+        for modality, space in spaces.items()
+        if measured.submodels(modality) and quality.query_submodels(TASK_OF[modality])
+    }
+    if not fronts:
+        raise ProfileError("quality", "no modality was both profiled and evaluated", "run `elastic evaluate`")
+    return fronts

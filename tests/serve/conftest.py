@@ -1,9 +1,30 @@
-"""A front with round numbers, so that a test can say by hand what should happen."""
+"""A front with round numbers, a tiny model with invented tables, and one real server for all tests that need it."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
+from elastic.checkpoint import Manifest, save_model
+from elastic.data.tokenizer import train_tokenizer
+from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
+from elastic.model.encoder import Encoder
+from elastic.profile.device import device_fingerprint
+from elastic.profile.provenance import collect
+from elastic.profile.store import LATENCY, QUALITY
+from elastic.profile.tables import LatencyRow, LatencyTable, Modality, QualityRow, QualityTable
+from elastic.select import TASK_OF
 from elastic.serve.batching import Costs, Front, Level
-from elastic.submodel import Submodel
+from elastic.submodel import Space, Submodel
 
 DEPTH = 2
 MAX_BATCH = 8
@@ -32,3 +53,113 @@ def front() -> Front:
 def costs(front: Front) -> Costs:
     """Both modalities served from the same front, uncorrected."""
     return Costs({"image": front, "text": front}, {"image": (1.0,) * 4, "text": (1.0,) * 4})
+
+
+IMAGE_SIZE = 16
+CAPTIONS = ["a red house", "a small cat", "the blue car", "two green trees"]
+CONFIG = EncoderConfig(
+    vision=VisionConfig(image_size=IMAGE_SIZE, patch_size=8, width=32, depth=2, num_heads=2),
+    text=TextConfig(vocab_size=64, max_tokens=8, width=32, depth=2, num_heads=2),
+    embed_dims=(8, 16, 32),
+)
+MS_OF = {"S": 100.0, "M": 400.0, "L": 1600.0, "XL": 6400.0}
+"""Predicted time of one input: invented, so that the choice is the table's alone however busy the machine is. A factor of
+4 apart, because the online correction can halve each of them."""
+QUALITY_OF = {"S": 0.3, "M": 0.4, "L": 0.5, "XL": 0.6}
+
+
+def write_tiny_run(run: Path) -> Path:
+    """A complete run directory."""
+    torch.manual_seed(0)
+    encoder = Encoder(CONFIG).eval()
+    tokenizer = train_tokenizer(CAPTIONS, CONFIG.text.vocab_size)  # type: ignore[union-attr]
+    save_model(run, encoder, Manifest(encoder=CONFIG, preprocess=Preprocess(image_size=IMAGE_SIZE)), tokenizer)
+    spaces: dict[Modality, Space] = {"image": encoder.space, "text": encoder.text_space}  # type: ignore[dict-item]
+    provenance = collect(device_fingerprint())
+    latency = [
+        latency_row(str(provenance.device), modality, submodel, size, MS_OF[name] * (1 + 0.25 * (size - 1)))
+        for modality, space in spaces.items()
+        for name, submodel in space.granularities.items()
+        for size in (1, 2, 4, 8)
+    ]
+    quality = [
+        quality_row(modality, submodel, spaces["image"].full, width, QUALITY_OF[name] * width / 32)
+        for modality, space in spaces.items()
+        for name, submodel in space.granularities.items()
+        for width in CONFIG.embed_dims
+    ]
+    LatencyTable(latency, provenance).save(run / LATENCY)
+    QualityTable(quality, provenance).save(run / QUALITY)
+    return run
+
+
+def latency_row(device: str, modality: Modality, submodel: Submodel, batch_size: int, ms: float) -> LatencyRow:
+    return LatencyRow(
+        device=device,
+        dtype="float32",
+        num_threads=1,
+        modality=modality,
+        submodel=submodel,
+        batch_size=batch_size,
+        n=1,
+        mean_ms=ms,
+        p50_ms=ms,
+        p90_ms=ms,
+        p99_ms=ms,
+        min_ms=ms,
+        max_ms=ms,
+    )
+
+
+def quality_row(modality: Modality, query: Submodel, index: Submodel, embed_dim: int, value: float) -> QualityRow:
+    return QualityRow(
+        task=TASK_OF[modality],
+        query_submodel=query,
+        index_submodel=index,
+        embed_dim=embed_dim,
+        domain="mean",
+        recall_at_1=value,
+        mmp_at_5=value,
+        num_queries=10,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a random model of both towers and its tables."""
+    return write_tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A small valid image."""
+    return encode_png(Image.new("RGB", (40, 30), (200, 30, 30)))
+
+
+def encode_png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`elastic serve` as a process of its own, on HAProxy; stopped by SIGTERM, which must end it cleanly."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), "--port", str(port), "--profile", "never"]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while "ready at" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=90)
+    assert code == 0, log.read_text()
+    assert log.read_text().rstrip().endswith("stopped"), log.read_text()

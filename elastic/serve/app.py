@@ -1,0 +1,187 @@
+"""Starts and stops a server: a local Ray, Ray Serve behind its HAProxy ingress, one application.
+
+Ray reads its settings from the environment when it is first imported and hands them to every process it starts, so
+`serving` sets them before it imports Ray, and a process that uses Ray for something else cannot also serve.
+"""
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from elastic.errors import ConfigError, ServerUnavailable
+from elastic.serve.config import ServeConfig
+from elastic.serve.resident import ResidentModel
+from elastic.serve.service import load_fronts
+
+APP_NAME = "elastic"
+READY_TIMEOUT_S = 120.0
+SERVICER_FUNCTIONS = (
+    "elastic._pb.elastic.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+)
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Requests never pass through the object store; this is close to the least that Ray accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    address: str
+    """`host:port` of the gRPC service."""
+    log_dir: Path
+    """Where its processes write their logs."""
+
+
+@contextmanager
+def serving(config: ServeConfig) -> Iterator[Server]:
+    """A server that answers until the block ends.
+
+    Raises:
+        ConfigError: the port is taken, or Ray was imported before.
+        CheckpointError, ProfileError: the model cannot be served.
+        ServerUnavailable: it did not become ready.
+    """
+    _check_port(config)
+    # Here too: a replica that cannot start is tried again and again before Serve gives up.
+    load_fronts(ResidentModel.load(config.run, config.dtype), config)
+    with tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True) as scratch:
+        _set_environment(environment(config, Path(scratch)))
+        try:
+            yield _start(config)
+        finally:
+            _stop()
+
+
+def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
+    """What every Ray process must find in its environment; a variable that the user has set stands."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # HAProxy in front of the replicas: 4 x lower latency than Serve's Python proxy, and it binds `host`.
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # One event loop per replica is enough: the model and decoding have threads of their own.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(config.max_message_bytes),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(config.drain_s),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(config.drain_s),
+        # Its files and side ports are per machine by default; several servers may run here.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(config.host)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(config.host)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(1, round(config.drain_s))),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+    }
+
+
+def wait_until_serving(address: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+    """Return once the standard health check says SERVING.
+
+    Raises:
+        ServerUnavailable: it does not in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    problem = "not asked yet"
+    with grpc.insecure_channel(address) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+        while time.monotonic() < deadline_s:
+            try:
+                status = check(HealthCheckRequest(), timeout=5.0).status
+            except grpc.RpcError as error:
+                assert isinstance(error, grpc.Call)  # of every error that a call raises
+                problem = error.code().name
+            else:
+                if status == HealthCheckResponse.SERVING:
+                    return
+                problem = f"status {status}"
+            time.sleep(0.1)
+    raise ServerUnavailable(address, f"not serving after {timeout_s:g} s ({problem})", "read the server's log")
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    if "ray" in sys.modules:
+        raise ConfigError("serve", "ray was imported already", "start the server in a process of its own")
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def _start(config: ServeConfig) -> Server:
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions, gRPCOptions
+
+    from elastic.serve.encoder import EncoderReplica
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    num_cpus = max(os.cpu_count() or 1, config.num_replicas * config.num_threads)
+    context = ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    serve.start(
+        http_options=HTTPOptions(host=config.host, port=_free_port(config.host)),
+        grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=list(SERVICER_FUNCTIONS)),
+    )
+    # Serve's own limit counts requests and answers without a hint, so the engine's limit on inputs comes first.
+    deployment = serve.deployment(
+        name="encoder",
+        num_replicas=config.num_replicas,
+        max_ongoing_requests=2 * config.max_waiting_items,
+        ray_actor_options={"num_cpus": config.num_threads},
+        graceful_shutdown_timeout_s=config.drain_s,
+        graceful_shutdown_wait_loop_s=0.1,
+        logging_config={"enable_access_log": False},
+    )(EncoderReplica)
+    serve.run(deployment.bind(config), name=APP_NAME, route_prefix="/")
+    session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
+    server = Server(f"{config.host}:{config.port}", Path(session_dir) / "logs")
+    wait_until_serving(server.address)
+    return server
+
+
+def _stop() -> None:
+    import ray
+    from ray import serve
+
+    serve.shutdown()
+    ray.shutdown()
+
+
+def _check_port(config: ServeConfig) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            rule = f"cannot be bound on {config.host} ({error.strerror}); choose another with --port"
+            raise ConfigError("serve.port", config.port, rule) from error
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,148 @@
+"""The verb `elastic serve`: check the tables, measure if needed, start, wait for Ctrl-C."""
+
+import signal
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from elastic.checkpoint import load_model, resolve_run
+from elastic.errors import ProfileError
+from elastic.profile.device import device_fingerprint
+from elastic.profile.latency import LatencyConfig, measure
+from elastic.profile.store import latency_path, load_latency, load_quality
+from elastic.profile.tables import Quantile
+from elastic.serve.app import Server, serving
+from elastic.serve.config import ServeConfig
+
+QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
+"""Enough rounds to choose between submodels; `elastic profile` takes more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serve:
+    """Answer gRPC requests, each with the best submodel and width that meet its latency objective.
+
+    Serves `elastic.v1.EmbeddingService` (Embed, EmbedStream, Info), `grpc.health.v1.Health` and reflection until
+    Ctrl-C or SIGTERM. The choice is made from the run's measured tables; without a latency table of this machine it
+    measures first, which takes about half a minute.
+
+    Example: elastic serve runs/icons --port 9000
+    """
+
+    run_dir: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(name="run")] = None
+    """Run directory; left out, the model inside the package."""
+    host: str = "127.0.0.1"
+    """Interface to listen on; 0.0.0.0 for all. There is no encryption or login yet: keep it on a trusted network."""
+    port: int = 9000
+    """gRPC port."""
+    profile: Literal["auto", "always", "never"] = "auto"
+    """Measure latencies before serving: when there is no table of this machine (auto), always, or never."""
+    force_foreign_tables: bool = False
+    """Use times that were measured on another machine instead of measuring."""
+    num_replicas: int = 1
+    """Processes that answer, each with its own model thread."""
+    num_threads: int = 1
+    """torch threads of each replica's model; the latency table must have been measured with as many."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model; the latency table must have been measured with it."""
+    quantile: Quantile = "p90"
+    """Which measured time must fit a deadline; p99 is more careful, p50 more daring."""
+    max_batch_size: int = 32
+    """Inputs computed at once; at most the largest profiled batch."""
+    max_items_per_call: int = 64
+    """Inputs in one request."""
+    max_waiting_items: int = 512
+    """Inputs that may wait at one replica; more are refused with a retry hint."""
+    max_message_bytes: int = 32 * 2**20
+    """Size of one request in bytes."""
+    max_image_pixels: int = 32_000_000
+    """Pixels that an image may declare; more is refused before decoding."""
+    default_latency_ms: float = 1_000.0
+    """Budget of a request that names none, in milliseconds."""
+
+    def run(self) -> None:
+        """Start, say how to call it, and wait for the end."""
+        console = Console()
+        config = self.config(resolve_run(self.run_dir))
+        load_quality(config.run)  # before anything slow: without it nothing can be chosen
+        ensure_profiled(config, self.profile, console)
+        console.print(f"starting [bold]{config.run.name}[/bold] on Ray Serve (about 20 s) ...")
+        stop = threading.Event()
+        with serving(config) as server:
+            # After Ray has started, because it installs handlers of its own.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _setter(stop))
+            console.print(ready_message(server, config))
+            stop.wait()
+            console.print("stopping ...")
+        console.print("stopped")
+
+    def config(self, run: Path) -> ServeConfig:
+        """The server's settings for a resolved run directory."""
+        own = {f.name for f in fields(self)} - {"run_dir", "profile"}
+        return ServeConfig(run=run, **{name: getattr(self, name) for name in own})
+
+
+def ensure_profiled(config: ServeConfig, when: Literal["auto", "always", "never"], console: Console) -> None:
+    """Measure the latency table if it is missing, foreign or for other settings, and `when` allows it.
+
+    Raises:
+        ProfileError: it is needed, but `when` is never.
+    """
+    problem = None if when == "always" else _profile_problem(config)
+    if when != "always" and problem is None:
+        return
+    if when == "never" and problem is not None:
+        raise problem
+    path = latency_path(config.run)
+    console.print(f"measuring this machine first{f' ({problem.problem})' if problem else ''}: about half a minute ...")
+    encoder, _, _ = load_model(config.run)
+    measure(encoder, _quick(config)).save(path)
+    console.print(f"wrote {path}; `elastic profile` measures more thoroughly")
+
+
+def ready_message(server: Server, config: ServeConfig) -> str:
+    """What a person needs to know once the server answers."""
+    address = server.address
+    flag = "" if address == "127.0.0.1:9000" else f" --server {address}"
+    return (
+        f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
+        f"  try    elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
+        f"  or     grpcurl -plaintext {address} list\n"
+        f"  logs   {server.log_dir}\n"
+        "  stop   Ctrl-C"
+    )
+
+
+def _profile_problem(config: ServeConfig) -> ProfileError | None:
+    """Why the run's latency table cannot be used, if it cannot."""
+    try:
+        table = load_latency(config.run, device_fingerprint(), any_device=config.force_foreign_tables)
+    except ProfileError as error:
+        return error
+    if table.where(dtype=config.dtype, num_threads=config.num_threads).rows:
+        return None
+    problem = f"not measured with dtype {config.dtype} and {config.num_threads} thread(s)"
+    return ProfileError("latency", problem, "run `elastic profile` with these settings")
+
+
+def _quick(config: ServeConfig) -> LatencyConfig:
+    return LatencyConfig(
+        rounds=QUICK.rounds,
+        warmup_rounds=QUICK.warmup_rounds,
+        max_s=QUICK.max_s,
+        num_threads=config.num_threads,
+        dtype=config.dtype,
+    )
+
+
+def _setter(stop: threading.Event) -> "signal._HANDLER":
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    return handle

@@ -1,0 +1,65 @@
+"""What a server is told when it starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from elastic.errors import ConfigError
+from elastic.profile.tables import Quantile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """Settings of one served model."""
+
+    run: Path
+    """Directory of the model and its tables."""
+    host: str = "127.0.0.1"
+    """Interface to listen on."""
+    port: int = 9000
+    """gRPC port."""
+    num_replicas: int = 1
+    """Processes that answer, each with its own model thread and queue."""
+    num_threads: int = 1
+    """Threads that torch uses inside one batch; the latency table must have been measured with as many."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the model; the latency table must have been measured with it."""
+    force_foreign_tables: bool = False
+    """Serve with times that were measured on another device."""
+    quantile: Quantile = "p90"
+    """Which measured time must fit a deadline."""
+    max_batch_size: int = 32
+    """Inputs that the model computes at once; at most the largest profiled batch."""
+    max_items_per_call: int = 64
+    """Inputs in one request."""
+    max_waiting_items: int = 512
+    """Inputs that may wait at one replica; more are refused at once."""
+    max_message_bytes: int = 32 * 2**20
+    """Size of one request."""
+    max_image_pixels: int = 32_000_000
+    """Width times height that an image may declare; more is refused before decoding."""
+    max_text_chars: int = 10_000
+    """Length of one text."""
+    max_stream_requests: int = 64
+    """Requests of one stream that are worked on at once; reading pauses at this number."""
+    default_latency_ms: float = 1_000.0
+    """Budget of a request that names none."""
+    reply_margin_ms: float = 1.0
+    """Kept back from every budget for the way of the answer."""
+    decode_threads: int = 2
+    """Threads that decode images beside the model thread."""
+    drain_s: float = 1.0
+    """How long running requests may finish when the server stops."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "num_replicas num_threads max_batch_size max_items_per_call max_waiting_items max_message_bytes "
+            "max_image_pixels max_text_chars max_stream_requests default_latency_ms decode_threads"
+        )
+        for name in positive.split():
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"serve.{name}", getattr(self, name), "must be positive")
+        if not 0 < self.port < 65536:
+            raise ConfigError("serve.port", self.port, "must be between 1 and 65535")
+        if self.max_items_per_call > self.max_waiting_items:
+            raise ConfigError("serve.max_items_per_call", self.max_items_per_call, "must fit into max_waiting_items")

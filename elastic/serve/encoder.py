@@ -1,0 +1,67 @@
+"""The Ray Serve deployment: one replica is one model thread, and is itself the gRPC ingress.
+
+Serve routes a call to the method of the same name, whatever its service, so the methods of `EmbeddingService` and of
+`grpc.health.v1.Health` stand beside each other here. Everything of substance is in `service.py` and `health.py`.
+"""
+
+from collections.abc import AsyncIterator
+
+import grpc
+import torch
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+
+from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.serve.config import ServeConfig
+from elastic.serve.grpc import answer
+from elastic.serve.health import Health
+from elastic.serve.service import EmbeddingService
+
+
+class EncoderReplica:
+    """Answers embedding and health calls; ready once every submodel has run."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        torch.set_num_threads(config.num_threads)
+        self._service = EmbeddingService.load(config)
+        self._health = Health(self._service.canary)
+
+    async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedReply:
+        """`elastic.v1.EmbeddingService/Embed`."""
+        return await answer(grpc_context, pb.EmbedReply, self._service.embed(request, grpc_context))
+
+    async def EmbedStream(
+        self, requests: gRPCInputStream, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.EmbedStreamReply]:
+        """`elastic.v1.EmbeddingService/EmbedStream`."""
+        async for reply in self._service.embed_stream(requests):
+            yield reply
+
+    async def Info(self, request: pb.InfoRequest) -> pb.InfoReply:
+        """`elastic.v1.EmbeddingService/Info`."""
+        return self._service.info()
+
+    async def Check(self, request: HealthCheckRequest, grpc_context: RayServegRPCContext) -> HealthCheckResponse:
+        """`grpc.health.v1.Health/Check`."""
+        response = await self._health.check(request.service)
+        if response is None:
+            grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
+            grpc_context.set_details(f"no service {request.service!r} here")
+            return HealthCheckResponse()
+        return response
+
+    async def Watch(self, request: HealthCheckRequest) -> AsyncIterator[HealthCheckResponse]:
+        """`grpc.health.v1.Health/Watch`."""
+        async for response in self._health.watch(request.service):
+            yield response
+
+    async def check_health(self) -> None:
+        """Ray Serve's own probe: a replica whose canary fails is replaced."""
+        if not await self._health.is_serving():
+            raise RuntimeError("the canary inference failed")
+
+    def __del__(self) -> None:
+        # Serve deletes the object when the replica stops; the constructor may have failed before.
+        service: EmbeddingService | None = self.__dict__.get("_service")
+        if service is not None:
+            service.close()

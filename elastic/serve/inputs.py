@@ -1,0 +1,95 @@
+"""From what a request carries to what the model takes, in a small pool of threads beside the model's.
+
+Limits are checked before anything is decoded; an image's declared size is read from its header, so a decompression
+bomb costs nothing. The path from bytes to pixels is the one that evaluation uses.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from elastic.data.decode import FORMATS, decode
+from elastic.data.preprocess import to_model_input
+from elastic.data.tokenizer import Tokenizer
+from elastic.errors import DataError, InvalidRequest, RequestTooLarge
+from elastic.evaluate.embed import CANVAS_SCALE
+from elastic.model.config import Preprocess
+from elastic.profile.tables import Modality
+
+Content = bytes | str
+"""An encoded image, or a text."""
+
+_T = TypeVar("_T")
+
+
+def modality_of(content: Content) -> Modality:
+    """Which tower embeds it."""
+    return "image" if isinstance(content, bytes) else "text"
+
+
+class Preparation:
+    """Turns contents into model inputs: `[3, size, size]` float images, `(tokens, mask)` rows of texts."""
+
+    formats = FORMATS
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer | None,
+        *,
+        max_tokens: int = 0,
+        max_pixels: int = 32_000_000,
+        max_text_chars: int = 10_000,
+        num_threads: int = 2,
+    ) -> None:
+        self._preprocess = preprocess
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._max_pixels = max_pixels
+        self._max_text_chars = max_text_chars
+        self._threads = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="prepare")
+
+    async def prepare(self, contents: Sequence[Content]) -> list[object]:
+        """Model inputs in order.
+
+        Raises:
+            InvalidRequest: one is empty, not an image, or has too many pixels; the field names which.
+            RequestTooLarge: one has more characters than allowed.
+        """
+        loop = asyncio.get_running_loop()
+        calls = [
+            loop.run_in_executor(self._threads, self.prepare_one, content, f"inputs[{index}]")
+            for index, content in enumerate(contents)
+        ]
+        return list(await asyncio.gather(*calls))
+
+    def prepare_one(self, content: Content, field: str) -> object:
+        """The model input of one content; errors name `field`."""
+        return self._image(content, field) if isinstance(content, bytes) else self._text(content, field)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _image(self, encoded: bytes, field: str) -> torch.Tensor:
+        if not encoded:
+            raise InvalidRequest(f"{field}.image", "is empty")
+        try:
+            canvas = decode(encoded, CANVAS_SCALE * self._preprocess.image_size, self._max_pixels)
+        except DataError as error:
+            # Pillow's own words stand in parentheses, and can hold memory addresses.
+            problem = error.problem.partition(" (")[0]
+            raise InvalidRequest(f"{field}.image", f"{problem}; {error.advice}") from error
+        return to_model_input(torch.from_numpy(canvas)[None], self._preprocess)[0]
+
+    def _text(self, text: str, field: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if not text.strip():
+            raise InvalidRequest(f"{field}.text", "is empty")
+        if len(text) > self._max_text_chars:
+            raise RequestTooLarge(f"{field}.text", len(text), self._max_text_chars)
+        assert self._tokenizer is not None, "texts are refused before preparation when there is no text tower"
+        tokens, mask = self._tokenizer.encode([text], self._max_tokens)
+        return torch.as_tensor(tokens[0]), torch.as_tensor(mask[0])

@@ -1,0 +1,226 @@
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+import pytest
+
+from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
+from elastic.serve.batching import Front
+from elastic.serve.engine import Computed, Engine, Request
+from elastic.submodel import Slo, Submodel
+
+
+class FakeClock:
+    """Milliseconds that pass only when the model computes."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0.0
+
+    def __call__(self) -> float:
+        return self.now_ms
+
+
+class FakeModel:
+    """Embeds input `x` as `[x, 1, 1, ...]` and takes exactly the time that the front predicts, times `slowdown`."""
+
+    def __init__(self, front: Front, clock: FakeClock, slowdown: float = 1.0) -> None:
+        self.times = {level.submodel: level.batch_ms for level in front.levels}
+        self.clock, self.slowdown = clock, slowdown
+        self.batches: list[tuple[str, Submodel, list[object]]] = []
+        self.gate: threading.Event | None = None
+
+    def __call__(self, modality: str, submodel: Submodel, inputs: Sequence[object]) -> np.ndarray:
+        if self.gate is not None:
+            assert self.gate.wait(10)
+        self.batches.append((modality, submodel, list(inputs)))
+        self.clock.now_ms += self.times[submodel][len(inputs) - 1] * self.slowdown
+        return np.stack([np.r_[float(x), np.ones(63)] for x in inputs]).astype(np.float32)  # type: ignore[arg-type]
+
+
+class Harness:
+    def __init__(self, front: Front, **settings: object) -> None:
+        self.clock = FakeClock()
+        self.model = FakeModel(front, self.clock)
+        fronts = {"image": front, "text": front}
+        self.engine = Engine(fronts, self.model, clock=self.clock, reply_margin_ms=0.0, **settings)  # type: ignore[arg-type]
+
+    def request(self, count: int, latency_ms: float, modality: str = "image", **slo: object) -> Request:
+        now_ms = self.clock()
+        objective = Slo(latency_ms=latency_ms, **slo)  # type: ignore[arg-type]
+        return Request((modality,) * count, objective, now_ms, now_ms + latency_ms)  # type: ignore[arg-type]
+
+    def embed(self, payloads: list[int], latency_ms: float, **slo: object) -> Awaitable[list[Computed]]:
+        return self.engine.embed(self.request(len(payloads), latency_ms, **slo), prepared(payloads))
+
+
+def prepared(payloads: Sequence[object]) -> Callable[[], Awaitable[Sequence[object]]]:
+    async def prepare() -> Sequence[object]:
+        return payloads
+
+    return prepare
+
+
+@pytest.fixture
+def harness(front: Front) -> Harness:
+    return Harness(front)
+
+
+def test_answers_come_in_the_order_of_the_inputs_and_are_normalised(harness: Harness) -> None:
+    found = asyncio.run(as_coroutine(harness.embed([3, 1, 2], 1000.0)))
+    norms = [np.linalg.norm(np.r_[float(x), np.ones(63)]) for x in (3, 1, 2)]
+    assert [item.values[0] for item in found] == pytest.approx([3 / norms[0], 1 / norms[1], 2 / norms[2]])
+    assert [np.linalg.norm(item.values) for item in found] == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_the_answer_explains_what_ran(harness: Harness) -> None:
+    (found,) = asyncio.run(as_coroutine(harness.embed([1], 9.0, embed_dim=32)))
+    assert (found.level.name, len(found.values), found.batch_size) == ("M", 32, 1)
+    assert (found.predicted_ms, found.compute_ms, found.queue_ms) == (8.0, 8.0, 0.0)
+    assert found.quality == pytest.approx(0.3)
+
+
+def test_requests_that_wait_together_run_as_one_batch(harness: Harness) -> None:
+    async def scenario() -> None:
+        await asyncio.gather(harness.embed([1], 1000.0), harness.embed([2, 3], 1000.0))
+
+    asyncio.run(scenario())
+    assert [inputs for _, _, inputs in harness.model.batches] == [[1, 2, 3]]
+
+
+def test_a_slow_machine_is_noticed_and_answered_with_a_smaller_submodel(front: Front) -> None:
+    harness = Harness(front)
+    harness.model.slowdown = 3.0
+
+    async def scenario() -> list[str]:
+        return [(await harness.embed([1], 21.0))[0].level.name for _ in range(6)]
+
+    names = asyncio.run(scenario())
+    assert names[0] == "XL"
+    assert names[-1] != "XL"
+
+
+def test_an_objective_below_the_fastest_submodel_is_infeasible_whatever_the_load(harness: Harness) -> None:
+    with pytest.raises(SloInfeasible, match=r"fastest allowed \(S\) needs 4.00 ms"):
+        asyncio.run(as_coroutine(harness.embed([1], 3.9)))
+    assert harness.model.batches == []
+
+
+def test_a_quality_that_no_submodel_has_is_infeasible(harness: Harness) -> None:
+    with pytest.raises(SloInfeasible, match="XL"):
+        asyncio.run(as_coroutine(harness.embed([1], 1000.0, min_quality=0.61)))
+
+
+def test_the_quality_floor_is_kept(harness: Harness) -> None:
+    (found,) = asyncio.run(as_coroutine(harness.embed([1], 13.0, min_quality=0.45)))
+    assert found.level.name == "L"
+
+
+def test_an_untrained_width_names_the_trained_ones(harness: Harness) -> None:
+    with pytest.raises(InvalidRequest, match=r"slo.embed_dim: .*\[32, 64\]"):
+        asyncio.run(as_coroutine(harness.embed([1], 1000.0, embed_dim=48)))
+
+
+def test_a_modality_that_is_not_served_is_an_invalid_request(front: Front) -> None:
+    harness = Harness(front)
+    del harness.engine.fronts["text"]  # type: ignore[attr-defined]
+    with pytest.raises(InvalidRequest, match="text"):
+        asyncio.run(as_coroutine(harness.engine.embed(harness.request(1, 100.0, "text"), prepared([1]))))
+
+
+def test_a_refused_request_is_never_prepared(front: Front) -> None:
+    harness = Harness(front, max_waiting_items=2)
+
+    async def prepare() -> Sequence[object]:
+        raise AssertionError("decoded a request that was refused")
+
+    with pytest.raises(Overloaded):
+        asyncio.run(as_coroutine(harness.engine.embed(harness.request(3, 1000.0), prepare)))
+
+
+def test_time_lost_before_the_queue_counts(harness: Harness) -> None:
+    async def slow() -> Sequence[object]:
+        harness.clock.now_ms += 7.0
+        return [1]
+
+    with pytest.raises(Overloaded, match="3.0 of 10 ms are left"):
+        asyncio.run(as_coroutine(harness.engine.embed(harness.request(1, 10.0), slow)))
+    assert harness.model.batches == []
+
+
+def test_a_deadline_that_passed_before_arrival_is_exceeded(harness: Harness) -> None:
+    request = Request(("image",), Slo(latency_ms=50.0), 0.0, -2.0)
+    with pytest.raises(DeadlineExceeded) as raised:
+        asyncio.run(as_coroutine(harness.engine.embed(request, prepared([1]))))
+    assert raised.value.late_ms == 2.0
+
+
+def test_work_that_expired_while_the_model_was_busy_is_not_computed(harness: Harness) -> None:
+    async def scenario() -> list[object]:
+        harness.model.slowdown = 10.0  # the table promises 20 ms, the batch takes 200
+        busy = asyncio.ensure_future(as_coroutine(harness.embed([1], 21.0)))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(as_coroutine(harness.embed([2], 100.0)))
+        return await asyncio.gather(busy, waiting, return_exceptions=True)
+
+    harness.model.gate = threading.Event()
+    timer = threading.Timer(0.2, harness.model.gate.set)
+    timer.start()
+    first, second = asyncio.run(scenario())
+    assert isinstance(first, list)
+    assert isinstance(second, DeadlineExceeded)
+    assert [inputs for _, _, inputs in harness.model.batches] == [[1]]
+
+
+def test_a_cancelled_caller_frees_its_places(front: Front) -> None:
+    harness = Harness(front, max_waiting_items=2)
+    harness.model.gate = threading.Event()
+
+    async def scenario() -> None:
+        running = asyncio.ensure_future(as_coroutine(harness.embed([0], 1000.0)))
+        await asyncio.sleep(0.05)  # it is in the model now
+        leaving = asyncio.ensure_future(as_coroutine(harness.embed([1, 2], 1000.0)))
+        await asyncio.sleep(0.05)
+        assert harness.engine.num_waiting == 2
+        with pytest.raises(Overloaded):
+            await harness.embed([3], 1000.0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert harness.engine.num_waiting == 0
+        staying = asyncio.ensure_future(as_coroutine(harness.embed([3], 1000.0)))
+        await asyncio.sleep(0.05)
+        harness.model.gate.set()  # type: ignore[union-attr]
+        await asyncio.gather(running, staying)
+
+    asyncio.run(scenario())
+    assert [inputs for _, _, inputs in harness.model.batches] == [[0], [3]]
+
+
+def test_a_model_that_fails_fails_its_batch_and_serves_the_next(front: Front) -> None:
+    harness = Harness(front)
+
+    async def scenario() -> list[Computed]:
+        with pytest.raises(TypeError):
+            await harness.engine.embed(harness.request(1, 1000.0), prepared([object()]))
+        return await harness.embed([5], 1000.0)
+
+    (found,) = asyncio.run(scenario())
+    assert found.batch_size == 1
+
+
+def test_one_broken_input_frees_the_places_of_its_request(front: Front) -> None:
+    harness = Harness(front, max_waiting_items=2)
+
+    async def broken() -> Sequence[object]:
+        raise InvalidRequest("inputs[1].image", "is not an image")
+
+    async def scenario() -> list[Computed]:
+        with pytest.raises(InvalidRequest):
+            await harness.engine.embed(harness.request(2, 1000.0), broken)
+        return await harness.embed([1, 2], 1000.0)
+
+    assert len(asyncio.run(scenario())) == 2
+
+
+async def as_coroutine(call: Awaitable[list[Computed]]) -> list[Computed]:
+    return await call
