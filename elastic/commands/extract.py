@@ -15,7 +15,8 @@ class Extract:
     """Cut one submodel's image tower out of a run, as a timm model that needs no elastic.
 
     Writes model.safetensors, timm's config.json and load.py. `load_model()` of load.py loads any submodel with
-    torch and timm alone; a uniform one also loads by `timm.create_model("local-dir:OUT", pretrained=True)`.
+    torch and timm alone. One whose layers are alike also loads by `timm.create_model("local-dir:OUT",
+    pretrained=True)`, unless the model pools by attention.
 
     Example: elastic extract runs/icons small/ --submodel S
     """

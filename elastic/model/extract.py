@@ -49,8 +49,8 @@ def sliced_weights(vit: VisionTransformer, submodel: Submodel) -> dict[str, Tens
 def save_timm(encoder: Encoder, submodel: Submodel, preprocess: Preprocess, folder: Path) -> None:
     """Write an extracted submodel to a new folder: `model.safetensors`, timm's `config.json`, and `load.py`.
 
-    `load.py` loads any of them without `elastic`. A uniform submodel also loads by
-    `timm.create_model("local-dir:FOLDER", pretrained=True)`; timm has no configuration for a mixed one.
+    `load.py` loads any of them without `elastic`. What timm has a configuration for, `is_timm_config`, also loads by
+    `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 
     Raises:
         CheckpointError: the folder exists and is not empty.
@@ -69,12 +69,20 @@ def save_timm(encoder: Encoder, submodel: Submodel, preprocess: Preprocess, fold
     os.replace(temporary, folder)
 
 
+def is_timm_config(encoder: Encoder, submodel: Submodel) -> bool:
+    """Whether `timm.create_model` can build the submodel: FFNs of one size, and no attention pooling to share it.
+
+    timm's attention pooling has an MLP of the same ratio as the blocks, which is not nested.
+    """
+    return submodel == encoder.space.full or (submodel.is_uniform and encoder.config.vision.pool != "map")
+
+
 def timm_config(encoder: Encoder, submodel: Submodel, preprocess: Preprocess, vit: VisionTransformer) -> dict[str, Any]:
     """timm's `config.json` for an extracted model, with an `elastic` entry that says what it is a slice of."""
     vision, embed_dim = encoder.config.vision, encoder.config.embed_dim
     arguments = vision.timm_kwargs(embed_dim) | {"drop_path_rate": 0.0}
     del arguments["num_classes"]
-    if submodel.is_uniform:
+    if is_timm_config(encoder, submodel):
         arguments["mlp_ratio"] = exact_mlp_ratio(hidden_features(mlp_of(vit.blocks[0])), vision.width)
     return {
         "architecture": vision.timm_name.partition(".")[0],

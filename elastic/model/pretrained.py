@@ -77,6 +77,6 @@ def _read(location: str) -> dict[str, Tensor]:
         if path.is_file() or path.suffix or location.startswith(_LOCAL):
             return dict(load_state_dict(str(path)))
         return dict(load_state_dict_from_hf(location.removeprefix(_HUB)))
-    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         advice = "name a .safetensors or .pth file, a timm folder, or a hub id that this machine can reach"
         raise CheckpointError(location, f"cannot be read ({type(error).__name__}: {error})", advice) from error

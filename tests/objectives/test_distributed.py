@@ -1,0 +1,150 @@
+"""Two workers with half of a batch each learn exactly what one process learns from all of it."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from elastic.batch import Batch, Features
+from elastic.objectives.base import Dimensions, ObjectiveConfig
+from elastic.objectives.classification import Classification
+from elastic.objectives.contrastive import ImageText
+from elastic.objectives.distributed import gather, gather_with_grad, global_mean
+from elastic.objectives.joint import JointObjective
+from elastic.objectives.matryoshka import Matryoshka
+from elastic.objectives.supcon import MultiPositive
+
+WORLD_SIZE = 2
+DIMS = Dimensions(embed_dim=4, width=3, num_classes=5)
+OBJECTIVES: Mapping[str, ObjectiveConfig] = {
+    "supcon": Matryoshka(inner=MultiPositive(), embed_dims=(2, 4)),
+    "text": Matryoshka(inner=ImageText(), embed_dims=(2, 4), weight=0.5),
+    "classes": Matryoshka(inner=Classification(margin=0.2), embed_dims=(2, 4)),
+}
+LABELS = torch.tensor([0, 0, 1, 1, -1, 2, 2, 3, 3, 3])
+CAPTION_INDEX = torch.tensor([0, 0, 1, 1, -1, 2, 2, 3, 3, 3])
+TOKENS = torch.tensor([[5, 6, 7], [8, 0, 0], [9, 9, 0], [5, 6, 0]])
+SPLIT = (5, 2)
+"""The first worker has the first 5 rows and 2 captions; the other, as many rows and 2 captions of fewer tokens."""
+
+
+class Learner(nn.Module):
+    """A linear image and text tower with the joint objective, as training wraps it in DDP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(3, 4), nn.Linear(3, 4)
+        self.objective = JointObjective(OBJECTIVES, DIMS)
+
+    def forward(self, pixels: Tensor, captions: Tensor, batch: Batch) -> Tensor:
+        features = Features(
+            embedding=self.image(pixels),
+            cls_token=pixels,
+            patch_tokens=pixels[:, None],
+            text_embedding=self.text(captions),
+        )
+        return self.objective(features, batch, None)[0]
+
+
+def shard(rank: int | None) -> tuple[Tensor, Tensor, Batch]:
+    """One worker's rows, or with `None` everybody's."""
+    generator = torch.Generator().manual_seed(1)
+    pixels, captions = torch.randn(10, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    rows = slice(None) if rank is None else slice(0, SPLIT[0]) if rank == 0 else slice(SPLIT[0], None)
+    texts = slice(None) if rank is None else slice(0, SPLIT[1]) if rank == 0 else slice(SPLIT[1], None)
+    index = CAPTION_INDEX[rows]
+    tokens = TOKENS[texts] if rank != 1 else TOKENS[texts, :2]
+    batch = Batch(
+        images=torch.zeros(len(index), 3, 1, 1),
+        row_ids=torch.arange(len(index)),
+        domains=torch.zeros(len(index), dtype=torch.int64),
+        labels=LABELS[rows],
+        tokens=tokens,
+        token_mask=tokens != 0,
+        caption_index=index - (SPLIT[1] if rank == 1 else 0),
+    )
+    return pixels[rows], captions[texts], batch
+
+
+def on_two_workers(task: str, folder: Path) -> list[dict[str, Tensor]]:
+    """What `task` returned in each of two processes, which run this file as a script."""
+    workers = [subprocess.Popen([sys.executable, __file__, task, str(rank), str(folder)]) for rank in range(WORLD_SIZE)]
+    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD_SIZE)]
+
+
+def main(task: str, rank: int, folder: Path) -> None:
+    """One process: join the other, do the task, leave the result in a file."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=200))
+    torch.save({"gradients": gradients, "primitives": primitives}[task](rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def gradients(rank: int) -> dict[str, Tensor]:
+    learner = Learner()
+    loss = DistributedDataParallel(learner)(*shard(rank))
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
+
+
+def primitives(rank: int) -> dict[str, Tensor]:
+    rows = torch.full((2 + rank, 2), float(rank + 1), requires_grad=True)
+    gathered = gather_with_grad(rows)
+    (gathered * torch.arange(10.0).view(5, 2) * (rank + 1)).sum().backward()
+    values = torch.tensor([1.0, 2.0, 3.0])[: 2 + rank]
+    return {
+        "gathered": gathered.detach(),
+        "grad": rows.grad if rows.grad is not None else torch.zeros(()),
+        "flags": gather(torch.tensor([rank == 0] * (1 + rank))),
+        "mean": global_mean(values, values > rank),
+    }
+
+
+def test_loss_and_gradients_equal_one_process_with_the_whole_batch(tmp_path: Path):
+    alone = Learner()
+    loss = alone(*shard(None))
+    loss.backward()
+    first, second = on_two_workers("gradients", tmp_path)
+    torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss.detach(), rtol=0, atol=1e-6)
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(first[name], parameter.grad, rtol=0, atol=1e-6, msg=name)
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_rows_of_unequal_workers_are_exchanged_with_their_gradients(tmp_path: Path):
+    first, second = on_two_workers("primitives", tmp_path)
+    expected = torch.tensor([[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3)
+    weights = torch.arange(10.0).view(5, 2) * 3  # both workers' losses: once and twice the same weights
+    for result in (first, second):
+        assert torch.equal(result["gathered"], expected)
+        assert result["flags"].tolist() == [True, False, False]
+    assert torch.equal(first["grad"], weights[:2]) and torch.equal(second["grad"], weights[2:])
+    # valid values: 1 and 2 on the first worker, 2 and 3 on the second
+    assert float(first["mean"] + second["mean"]) / 2 == pytest.approx((1 + 2 + 2 + 3) / 4)
+
+
+def test_without_a_process_group_everything_is_local():
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert gather_with_grad(rows) is rows and gather(rows) is rows
+    assert float(global_mean(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([True, False, True]))) == 2
+
+
+def test_a_mean_of_nothing_is_zero_and_still_connected():
+    values = torch.ones(3, requires_grad=True)
+    mean = global_mean(values, torch.zeros(3, dtype=torch.bool))
+    mean.backward()
+    assert float(mean.detach()) == 0 and values.grad is not None and (values.grad == 0).all()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,50 @@
+"""Multi-positive contrast over instance classes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from elastic.errors import ConfigError
+from elastic.objectives.base import Dimensions
+from elastic.objectives.supcon import MultiPositive
+
+DIMS = Dimensions(embed_dim=2, width=2, num_classes=2)
+CIRCLE = torch.tensor([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], dtype=torch.float64)
+
+
+def test_classes_are_the_positives(make_features: Callable, make_batch: Callable):
+    loss = MultiPositive(temperature=0.5).build(DIMS)(make_features(CIRCLE), make_batch(4, [0, 0, 1, 1]), None)
+    assert set(loss) == {"nce"} and float(loss["nce"]) == pytest.approx(0.8861, abs=1e-4)
+
+
+def test_the_length_of_an_embedding_does_not_matter(make_features: Callable, make_batch: Callable):
+    objective, batch = MultiPositive().build(DIMS), make_batch(4, [0, 0, 1, 1])
+    scaled = CIRCLE * torch.tensor([[1], [7], [0.1], [3]], dtype=torch.float64)
+    torch.testing.assert_close(
+        objective(make_features(scaled), batch, None)["nce"], objective(make_features(CIRCLE), batch, None)["nce"]
+    )
+
+
+def test_descent_pulls_classes_together(make_features: Callable, make_batch: Callable):
+    z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    objective, batch = MultiPositive().build(DIMS), make_batch(6, [0, 1, 2, 0, 1, 2])
+    optimizer = torch.optim.SGD([z], lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = objective(make_features(z), batch, None)["nce"]
+        loss.backward()
+        optimizer.step()
+    assert float(loss) < 0.01
+    unit = torch.nn.functional.normalize(z.detach(), dim=1)
+    assert torch.allclose((unit[:3] * unit[3:]).sum(dim=1), torch.ones(3), atol=0.05)
+
+
+def test_it_declares_what_it_reads():
+    assert MultiPositive().needs == {"labels"} and not MultiPositive().needs_teacher
+    assert not list(MultiPositive().build(DIMS).parameters())
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ConfigError, match="must be positive"):
+        MultiPositive(temperature=0)
