@@ -22,6 +22,8 @@ EXIT_USER_ERROR = 2
 """The request, the data or the machine did not allow it; the message says what to change."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C: 128 + SIGINT, as shells expect."""
+EXIT_BROKEN_PIPE = 141
+"""Whoever read the output has gone: 128 + SIGPIPE."""
 TRACEBACK_VARIABLE = "ELASTIC_TRACEBACK"
 """Set to 1 to see where an error was raised, like `--traceback`."""
 
@@ -56,7 +58,11 @@ class Verb:
         module, _, name = self.location.partition(":")
         target = attrgetter(name)(importlib.import_module(module))
         prog = f"elastic {self.name}"
-        command = target(arguments, prog) if name.endswith(".parse") else tyro.cli(target, prog=prog, args=arguments)
+        if name.endswith(".parse"):
+            command = target(arguments, prog)
+        else:
+            # DisallowNone: an optional flag is left out, not set to the word None.
+            command = tyro.cli(target, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,))
         assert isinstance(command, Command), f"{self.location} has no run()"
         return command
 
@@ -125,6 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         complain("interrupted")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 def dispatch(words: Sequence[str]) -> int:

@@ -135,6 +135,16 @@ def test_an_unknown_flag_is_refused_with_the_nearest_one(capsys: pytest.CaptureF
     assert "--fail-with" in capsys.readouterr().err
 
 
+def test_a_reader_that_leaves_early_causes_no_traceback():
+    script = "import sys; from elastic import cli; cli.help_text = lambda: 'x' * 10**6; sys.exit(cli.main([]))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.read(1)
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == cli.EXIT_BROKEN_PIPE
+
+
 def test_messages_are_not_reflowed_or_read_as_markup(capsys: pytest.CaptureFixture[str]):
     message = str(ConfigError("sizes", "[bold]" * 40, "must be short"))
     cli.complain(message)

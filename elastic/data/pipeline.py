@@ -263,16 +263,16 @@ def _hold(data: DataConfig, rows: StreamRows, source: Source) -> _Parts | None:
     if not is_held(data, len(rows)):
         return None
     shared = ray.put(source)
+    decode_part: Any = ray.remote(num_cpus=1, num_returns=2)(_decode_part)
     starts = range(0, len(rows), HOLD_PART_ROWS)
     decoded: list[Any] = [
-        _decode_part.remote(shared, rows.row_ids[start : start + HOLD_PART_ROWS], data) for start in starts
+        decode_part.remote(shared, rows.row_ids[start : start + HOLD_PART_ROWS], data) for start in starts
     ]
     broken = np.concatenate([_get(flags) for _, flags in decoded])
     check_broken(data, source.name, int(broken.sum()), len(rows))
     return _Parts(canvases=[canvases for canvases, _ in decoded], broken=broken)
 
 
-@ray.remote(num_cpus=1, num_returns=2)
 def _decode_part(source: Source, row_ids: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     return decode_all(source.read_images(row_ids), data.canvas_size, data.max_pixels)
 

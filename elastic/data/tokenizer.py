@@ -67,9 +67,6 @@ class Tokenizer:
         except Exception as error:  # the package raises bare Exception
             raise DataError(str(path), f"is not a tokenizer ({error})", "copy it anew") from error
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Tokenizer.from_json, (self.to_json(),)
-
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-pair tokenizer with at most `vocab_size` ids; the same captions give the same tokenizer."""
