@@ -18,7 +18,7 @@ from elastic.evaluate.report import REPORT, write_report
 from elastic.evaluate.result import BASELINE_LABELS, BASELINES, Evaluation, save_baselines
 from elastic.evaluate.run import EvaluateConfig, evaluate
 from elastic.profile.store import QUALITY, inside_package
-from elastic.profile.tables import MEAN
+from elastic.profile.tables import ALL, MEAN
 
 PLOTS = "plots"
 
@@ -89,20 +89,24 @@ def save_evaluation(folder: Path, found: Evaluation) -> None:
 
 
 def render(found: Evaluation) -> Table:
-    """R@1 (mean over domains) of every granularity at every width, and of the baselines."""
+    """R@1 of every granularity at every width, and of the baselines: mean over domains / over queries."""
     space = found.config.space
     table = Table(
-        title=f"R@1 of {found.run_name} on {found.source}/{found.split}, merged index, mean over domains",
+        title=f"R@1 of {found.run_name} on {found.source}/{found.split} by embed_dim: mean over domains / over queries",
         caption=f"{found.num_images:,} queries, {found.num_classes:,} classes, {len(found.quality.domains())} domains",
     )
-    table.add_column("query = index")
+    table.add_column("query = index", no_wrap=True)
     for width in space.embed_dims:
-        table.add_column(f"embed_dim {width}", justify="right")
+        table.add_column(str(width), justify="right", no_wrap=True)
     for name, submodel in space.granularities.items():
-        values = (f"{found.value(submodel, submodel, width):.3f}" for width in space.embed_dims)
-        table.add_row(f"[bold]{name}[/bold] {submodel}", *values)
+        cells = (
+            " / ".join(f"{found.value(submodel, submodel, width, domain=domain):.3f}" for domain in (MEAN, ALL))
+            for width in space.embed_dims
+        )
+        table.add_row(f"[bold]{name}[/bold] {submodel}", *cells)
     for name, scores in found.baselines.items():
-        table.add_row(BASELINE_LABELS[name], *[""] * (len(space.embed_dims) - 1), f"{scores[MEAN].recall_at_1:.3f}")
+        last = " / ".join(f"{scores[domain].recall_at_1:.3f}" for domain in (MEAN, ALL))
+        table.add_row(BASELINE_LABELS[name], *[""] * (len(space.embed_dims) - 1), last)
     return table
 
 

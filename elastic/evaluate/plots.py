@@ -16,6 +16,8 @@ from elastic.submodel import Submodel
 _DPI = 140
 _GREY = "0.45"
 _MIX_COLOR = "tab:orange"
+_LEAST_CONTRAST = 0.1
+"""Least R@1 between the darkest and the brightest colour, so that noise does not look like structure."""
 
 
 def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
@@ -48,13 +50,15 @@ def quality_vs_flops(evaluation: Evaluation) -> Figure:
         x, y = _mflops(evaluation, submodel), evaluation.value(submodel)
         axes.plot(x, y, "o", color=color, markersize=11, zorder=4)
         axes.annotate(f"{name} {y:.3f}", (x, y), xytext=(0, 11), textcoords="offset points", ha="center", weight="bold")
+    errors = [evaluation.standard_error(submodel) for submodel in uniform]
+    axes.errorbar(*_curve(evaluation, uniform), yerr=errors, fmt="none", color="black", capsize=3, zorder=3)
     smallest, full = uniform[0], uniform[-1]
     kept = evaluation.value(smallest) / max(evaluation.value(full), 1e-9)
     cost = _mflops(evaluation, smallest) / _mflops(evaluation, full)
     first, last = space.name(smallest), space.name(full)
     axes.set_title(f"{first} keeps {kept:.0%} of {last}'s R@1 at {cost:.0%} of its FLOPs")
     axes.set_xlabel("MFLOPs per image (two per multiply-accumulate)")
-    axes.plot([], [], "-o", color="black", label="granularities, trained")
+    axes.plot([], [], "-o", color="black", label="granularities, trained (+- standard error)")
     _baselines(axes, evaluation)
     _finish(axes)
     return figure
@@ -88,7 +92,8 @@ def compatibility(evaluation: Evaluation) -> Figure:
     widths = sorted({space.full_embed_dim, space.embed_dims[0]}, reverse=True)
     grids = [np.array([[evaluation.value(q, i, width) for i in submodels] for q in submodels]) for width in widths]
     figure = Figure(figsize=(4.6 * len(widths) + 0.8, 4.6), layout="constrained")
-    low, high = min(grid.min() for grid in grids), max(grid.max() for grid in grids)
+    high = max(grid.max() for grid in grids)
+    low = min(high - _LEAST_CONTRAST, *(grid.min() for grid in grids))
     for position, (grid, width) in enumerate(zip(grids, widths, strict=True)):
         axes = figure.add_subplot(1, len(widths), position + 1)
         axes.imshow(grid, cmap="viridis", vmin=low, vmax=high)
@@ -123,13 +128,14 @@ def _shades(count: int) -> list[tuple[float, float, float, float]]:
 
 
 def _baselines(axes: Axes, evaluation: Evaluation) -> None:
-    """A dashed line at each baseline's R@1, labelled at its right end."""
+    """A dashed line at each baseline's R@1, labelled at its right end; chance is too low to share an axis."""
     for name, scores in evaluation.baselines.items():
+        if name == "chance":
+            continue
         value = scores[MEAN].recall_at_1
         axes.axhline(value, color=_GREY, linestyle="--", linewidth=1, zorder=1)
-        label = f"{BASELINE_LABELS[name]} {value:.3f}"
         axes.annotate(
-            label,
+            f"{BASELINE_LABELS[name]} {value:.3f}",
             (1, value),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 3),
@@ -142,10 +148,9 @@ def _baselines(axes: Axes, evaluation: Evaluation) -> None:
 
 def _finish(axes: Axes) -> None:
     axes.set_ylabel("R@1, merged index, mean over domains")
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.08)
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.12 * (high - low))
+    axes.set_ylim(max(low, 0), high + 0.15 * (high - low))  # room for the labels above the points
+    axes.margins(x=0.08)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best", fontsize=9)
+    axes.legend(frameon=False, loc="center right", fontsize=9)

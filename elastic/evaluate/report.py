@@ -65,7 +65,11 @@ def _summary(evaluation: Evaluation) -> str:
         ]
         size = [str(evaluation.config.embed_dim), f"{cost.params:,}", f"{cost.flops / 1e6:.1f}"]
         rows.append([f"**{name}** `{submodel}`", *size, *metrics])
-    note = "Queries and index are embedded by the same submodel. One multiply-accumulate is two FLOPs."
+    error = evaluation.standard_error(evaluation.config.space.full)
+    note = (
+        "Queries and index are embedded by the same submodel. One multiply-accumulate is two FLOPs. The standard error "
+        f"of `R@1 mean` over queries is {error:.3f}; smaller differences say little."
+    )
     return f"## Granularities at full width, and baselines\n\n{note}\n\n{markdown_table(header, rows)}"
 
 

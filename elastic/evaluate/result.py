@@ -1,6 +1,7 @@
 """What an evaluation found, as a value: the quality table, the baselines, and the facts to read them by."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,6 +55,14 @@ class Evaluation:
         """An image-retrieval score; by default against the query's own index, at full width."""
         row = self.quality.row(query, index or query, embed_dim or self.config.embed_dim, domain=domain)
         return getattr(row, metric)
+
+    def standard_error(self, query: Submodel, index: Submodel | None = None, embed_dim: int | None = None) -> float:
+        """Of R@1, mean over domains, when queries count as independent draws within each domain."""
+        width, index = embed_dim or self.config.embed_dim, index or query
+        domains = self.quality.domains()
+        rows = [self.quality.row(query, index, width, domain=domain) for domain in domains]
+        variances = [row.recall_at_1 * (1 - row.recall_at_1) / row.num_queries for row in rows]
+        return math.sqrt(sum(variances)) / len(domains)
 
 
 def save_baselines(path: Path, baselines: Baselines) -> None:

@@ -57,10 +57,11 @@ class Provenance:
 def collect(device: Device) -> Provenance:
     """The provenance of something measured now, by this process, on `device`."""
     found = {name: metadata.version(name) for name in _PACKAGES}
+    program = Path(sys.argv[0]).name
     return Provenance(
         device=device,
         commit=git_commit(),
-        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=" ".join(["elastic" if program == "__main__.py" else program, *sys.argv[1:]]),
         versions={"python": platform.python_version()} | found,
     )
 
