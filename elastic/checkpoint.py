@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import safetensors.torch
 import torch
@@ -214,6 +214,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: not there or damaged.
     """
     try:
+        with ZipFile(path / _STATE) as archive:  # torch.load does not compare checksums
+            if (wrong := archive.testzip()) is not None:
+                raise BadZipFile(f"checksum of {wrong} differs")
         return torch.load(path / _STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
         advice = f"delete {path} to continue from the checkpoint before it"

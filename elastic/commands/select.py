@@ -84,7 +84,7 @@ class Select:
             console.print(self._render(front, None, config, space))
             raise
         console.print(self._render(front, choice, config, space))
-        chosen = f"{space.name(choice.submodel)} ({choice.submodel}), embed_dim {choice.embed_dim}"
+        chosen = f"{space.name(choice.submodel)} at embed_dim {choice.embed_dim}"
         console.print(f"[bold green]{chosen}[/bold green]: {choice.reason}", soft_wrap=True)
 
     def _slo(self) -> Slo:

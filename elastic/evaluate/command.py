@@ -89,24 +89,23 @@ def save_evaluation(folder: Path, found: Evaluation) -> None:
 
 
 def render(found: Evaluation) -> Table:
-    """R@1 of every granularity at every width, and of the baselines: mean over domains / over queries."""
+    """R@1 of every granularity at every width, and of the baselines."""
     space = found.config.space
     table = Table(
-        title=f"R@1 of {found.run_name} on {found.source}/{found.split} by embed_dim: mean over domains / over queries",
-        caption=f"{found.num_images:,} queries, {found.num_classes:,} classes, {len(found.quality.domains())} domains",
+        title=f"R@1 of {found.run_name} on {found.source}/{found.split}, by embed_dim",
+        caption=f"{found.num_images:,} queries, {found.num_classes:,} classes; mean over domains; (all): over queries",
     )
     table.add_column("query = index", no_wrap=True)
-    for width in space.embed_dims:
-        table.add_column(str(width), justify="right", no_wrap=True)
+    for title in (*(str(width) for width in space.embed_dims), f"{space.full_embed_dim} (all)"):
+        table.add_column(title, justify="right")
     for name, submodel in space.granularities.items():
-        cells = (
-            " / ".join(f"{found.value(submodel, submodel, width, domain=domain):.3f}" for domain in (MEAN, ALL))
-            for width in space.embed_dims
-        )
-        table.add_row(f"[bold]{name}[/bold] {submodel}", *cells)
+        values = [found.value(submodel, submodel, width) for width in space.embed_dims]
+        values.append(found.value(submodel, domain=ALL))
+        table.add_row(f"[bold]{name}[/bold] {submodel}", *(f"{value:.3f}" for value in values))
     for name, scores in found.baselines.items():
-        last = " / ".join(f"{scores[domain].recall_at_1:.3f}" for domain in (MEAN, ALL))
-        table.add_row(BASELINE_LABELS[name], *[""] * (len(space.embed_dims) - 1), last)
+        values = [scores[domain].recall_at_1 for domain in (MEAN, ALL)]
+        narrower = [""] * (len(space.embed_dims) - 1)
+        table.add_row(BASELINE_LABELS[name], *narrower, *(f"{value:.3f}" for value in values))
     return table
 
 

@@ -49,7 +49,7 @@ def quality_vs_flops(evaluation: Evaluation) -> Figure:
     for (name, submodel), color in zip(space.granularities.items(), _shades(len(uniform)), strict=True):
         x, y = _mflops(evaluation, submodel), evaluation.value(submodel)
         axes.plot(x, y, "o", color=color, markersize=11, zorder=4)
-        axes.annotate(f"{name} {y:.3f}", (x, y), xytext=(0, 11), textcoords="offset points", ha="center", weight="bold")
+        axes.annotate(f"{name} {y:.3f}", (x, y), xytext=(0, 17), textcoords="offset points", ha="center", weight="bold")
     errors = [evaluation.standard_error(submodel) for submodel in uniform]
     axes.errorbar(*_curve(evaluation, uniform), yerr=errors, fmt="none", color="black", capsize=3, zorder=3)
     smallest, full = uniform[0], uniform[-1]
@@ -58,9 +58,9 @@ def quality_vs_flops(evaluation: Evaluation) -> Figure:
     first, last = space.name(smallest), space.name(full)
     axes.set_title(f"{first} keeps {kept:.0%} of {last}'s R@1 at {cost:.0%} of its FLOPs")
     axes.set_xlabel("MFLOPs per image (two per multiply-accumulate)")
-    axes.plot([], [], "-o", color="black", label="granularities, trained (+- standard error)")
+    axes.plot([], [], "-o", color="black", label="granularities, trained (bars: standard error)")
     _baselines(axes, evaluation)
-    _finish(axes)
+    _finish(figure, axes)
     return figure
 
 
@@ -81,7 +81,7 @@ def quality_vs_embed_dim(evaluation: Evaluation) -> Figure:
     share = f"{space.embed_dims[0]} of {space.full_embed_dim} coordinates keep {narrow:.0%}"
     axes.set_title(f"{share} of {space.name(space.full)}'s R@1")
     _baselines(axes, evaluation)
-    _finish(axes)
+    _finish(figure, axes)
     return figure
 
 
@@ -146,11 +146,11 @@ def _baselines(axes: Axes, evaluation: Evaluation) -> None:
         )
 
 
-def _finish(axes: Axes) -> None:
+def _finish(figure: Figure, axes: Axes) -> None:
     axes.set_ylabel("R@1, merged index, mean over domains")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), high + 0.15 * (high - low))  # room for the labels above the points
     axes.margins(x=0.08)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center right", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)

@@ -19,6 +19,9 @@ from elastic.profile.store import latency_path
 from elastic.profile.tables import MODALITIES, LatencyRow, LatencyTable, Modality
 from elastic.submodel import Space, Submodel
 
+_WIDE = 140
+"""Columns of a terminal that has room for two numbers per cell."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
@@ -55,29 +58,27 @@ class Profile:
         _merge(path, table).save(path)
         for modality in MODALITIES:
             if table.submodels(modality):
-                console.print(render(table, manifest.encoder, modality))
+                console.print(render(table, manifest.encoder, modality, with_p90=console.width >= _WIDE))
         console.print(f"wrote [bold]{path}[/bold]")
 
 
-def render(table: LatencyTable, config: EncoderConfig, modality: Modality) -> Table:
-    """The latencies of one tower: a line per submodel, `p50 / p90` per batch size."""
+def render(table: LatencyTable, config: EncoderConfig, modality: Modality, *, with_p90: bool) -> Table:
+    """The latencies of one tower: a line per submodel, the median (and the p90, where there is room) per batch size."""
     space = config.space if modality == "image" else config.text_space
     assert space is not None
     count = count_image if modality == "image" else count_text
     first = table.rows[0]
     shown = Table(
-        title=f"{modality} encoder, milliseconds per call: median / p90",
+        title=f"{modality} encoder, milliseconds per call by batch size: median{' / p90' if with_p90 else ''}",
         caption=f"{first.device}; {first.dtype}, {first.num_threads} thread(s), {first.n} calls each",
     )
-    for name in ("submodel", "params", "MFLOPs"):
-        shown.add_column(name, justify="left" if name == "submodel" else "right")
-    for batch_size in table.batch_sizes(modality):
-        shown.add_column(f"batch {batch_size}", justify="right")
+    for name in ("submodel", "params", "MFLOPs", *(str(size) for size in table.batch_sizes(modality))):
+        shown.add_column(name, justify="left" if name == "submodel" else "right", no_wrap=True)
     cells = {(row.submodel, row.batch_size): row for row in table.rows if row.modality == modality}
     for submodel in table.submodels(modality):
         cost = count(config, submodel)
-        times = [_times(cells[submodel, size]) for size in table.batch_sizes(modality)]
-        shown.add_row(_label(space, submodel), f"{cost.params:,}", f"{cost.flops / 1e6:.1f}", *times)
+        times = [_times(cells[submodel, size], with_p90) for size in table.batch_sizes(modality)]
+        shown.add_row(_label(space, submodel), f"{cost.params / 1e6:.2f}M", f"{cost.flops / 1e6:.1f}", *times)
     return shown
 
 
@@ -95,8 +96,8 @@ def _label(space: Space, submodel: Submodel) -> str:
     return f"[bold]{name}[/bold]" if submodel.is_uniform else name
 
 
-def _times(row: LatencyRow) -> str:
-    return f"{row.p50_ms:.2f} / {row.p90_ms:.2f}"
+def _times(row: LatencyRow, with_p90: bool) -> str:
+    return f"{row.p50_ms:.2f}" + (f" / {row.p90_ms:.2f}" if with_p90 else "")
 
 
 def _progress(console: Console) -> Progress:

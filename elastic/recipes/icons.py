@@ -17,7 +17,13 @@ IMAGE_SIZE = 32
 
 # Icons stand upright, centred and filling their canvas, at training and at search: views keep close to that.
 _ICON_VIEWS = AugmentConfig(
-    scale=(0.88, 1.12), aspect=0.1, rotation_deg=9.0, rotation_probability=1.0, shift=0.06, shear=0.06, flip_probability=0
+    scale=(0.88, 1.12),
+    aspect=0.1,
+    rotation_deg=9.0,
+    rotation_probability=1.0,
+    shift=0.06,
+    shear=0.06,
+    flip_probability=0,
 )
 
 

@@ -226,8 +226,16 @@ class Engine:
 
     def _start(self) -> None:
         # Here and not in the constructor, which may run before the loop that serves.
-        if self._task is None:
+        if self._task is None or self._task.done():
+            self._arrived = asyncio.Event()
             self._task = asyncio.get_running_loop().create_task(self._serve(), name="engine")
+            self._task.add_done_callback(self._give_up)
+
+    def _give_up(self, ended: asyncio.Task[None]) -> None:
+        """Let nobody wait for a task that ended; the next request starts another."""
+        error = asyncio.CancelledError() if ended.cancelled() else ended.exception()
+        for pending in list(self._pending.values()):
+            self._fail(pending.work, error or asyncio.CancelledError())
 
     async def _serve(self) -> None:
         while True:
@@ -302,5 +310,9 @@ class Engine:
 
     def _fail(self, work: Work, error: BaseException) -> None:
         pending = self._pending.get(work.id)
-        if pending is not None and not pending.done.done():
+        if pending is None or pending.done.done():
+            return
+        if isinstance(error, asyncio.CancelledError):
+            pending.done.cancel()
+        else:
             pending.done.set_exception(error)

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import grpc
 import numpy as np
@@ -56,6 +56,7 @@ MODALITIES: dict[Modality, pb.Modality] = {"image": pb.MODALITY_IMAGE, "text": p
 Reply = TypeVar("Reply", bound=Message)
 
 
+@runtime_checkable
 class Context(Protocol):
     """What a servicer may do to a call (Ray Serve's `RayServegRPCContext`)."""
 

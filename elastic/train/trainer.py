@@ -6,6 +6,7 @@ progress that the workers write to the run directory, and turning Ctrl-C or SIGT
 
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -86,9 +87,8 @@ def fit(
     else:
         write_record(run_dir, config, origin or Origin(), collect(device_fingerprint()))
     tokenizer = prepare_tokenizer(config, catalog, run_dir)
-    (run_dir / STOP_FILE).unlink(missing_ok=True)
     progress = Progress(config.steps, tuple(config.model.space.granularities))
-    with progress, _connected(config, address), _stop_on_signal(run_dir, progress):
+    with progress, _scratch(run_dir), _connected(config, address), _stop_on_signal(run_dir, progress):
         tail = MetricTail(run_dir)
         training = _in_background(_trainer(config, run_dir, tokenizer, on_cluster=address is not None).fit)
         _follow(training, tail, progress)
@@ -129,12 +129,13 @@ def _work(arguments: dict[str, Any]) -> int:
     if not (run_dir / RECORD_FILE).exists():
         advice = "put it on storage that all nodes share"
         raise CheckpointError(str(run_dir), "the run directory cannot be seen from a training node", advice)
+    context = get_context()
     if config.device == "gpu":
-        device = torch.device("cuda", torch.cuda.current_device())
+        device = torch.device("cuda", torch.cuda.current_device())  # Ray Train's choice for this worker
     else:
         device = torch.device("cpu")
-        torch.set_num_threads(config.num_threads or max(1, (os.cpu_count() or 1) // config.num_workers))
-    context = get_context()
+        share = (os.cpu_count() or 1) // context.get_local_world_size()
+        torch.set_num_threads(config.num_threads or max(1, share))
 
     def open_worker_feed(weights: dict[int, Weights]) -> Feed:
         return open_feed(
@@ -176,19 +177,39 @@ def _elastic_cause(error: TrainingFailedError) -> ElasticError | None:
 
 
 @contextmanager
+def _scratch(run_dir: Path) -> Iterator[None]:
+    """No trace of an earlier attempt that was killed, and none of this one: Ray's bookkeeping, a stop request."""
+    shutil.rmtree(run_dir / _RAY_FILES, ignore_errors=True)
+    (run_dir / STOP_FILE).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(run_dir / _RAY_FILES, ignore_errors=True)
+        (run_dir / STOP_FILE).unlink(missing_ok=True)
+
+
+@contextmanager
 def _connected(config: TrainConfig, address: str | None) -> Iterator[None]:
     """A Ray instance to train on; one that was started here is shut down here."""
     if ray.is_initialized():
         yield
         return
-    if address is None:
-        _start_local(config)
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        if address is None:
+            _start_local(config)
+        else:
+            _join(address)
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        rule = "no Ray cluster answers there; start one (`ray up`, `ray start --head`) or leave the address out"
+        raise ConfigError("address", address, rule) from error
 
 
 def _start_local(config: TrainConfig) -> None:

@@ -53,7 +53,7 @@ def test_a_copied_weight_is_found(benchmark: ModuleType, encoder: Encoder):
         torch.nn.functional.linear(torch.zeros(1, 12), weight[:, :12])
         assert finder.found == []
         weight[:, :12].contiguous()
-    assert finder.found == ["clone"]
+    assert finder.found in (["clone"], ["contiguous"])  # which of the two names it depends on torch
 
 
 def test_the_ratio_is_of_medians_with_an_interval_around_it(benchmark: ModuleType):

@@ -12,7 +12,11 @@ from elastic.errors import ConfigError, DataError
 
 from .conftest import feed_config, two_streams
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # Ray Data copies its own context attribute by attribute, its deprecated ones included.
+    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
+]
 
 
 @pytest.fixture

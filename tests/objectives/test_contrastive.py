@@ -19,14 +19,14 @@ CIRCLE = torch.tensor([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], dtype=torch.float64
 @pytest.mark.parametrize(("width", "expected"), [(2, 0.004373), (4, 0.007790)])
 def test_info_nce_of_two_pairs_at_two_widths(width: int, expected: float):
     to_text, to_image = info_nce(IMAGES[:, :width], TEXTS[:, :width], torch.eye(2, dtype=torch.bool), 0.1)
-    assert float(to_text + to_image) / 2 == pytest.approx(expected, abs=1e-6)
+    assert (to_text + to_image).item() / 2 == pytest.approx(expected, abs=1e-6)
 
 
 def test_prefixes_are_normalised_after_slicing_not_before():
     sliced = torch.nn.functional.normalize(IMAGES, dim=1)[:, :2], torch.nn.functional.normalize(TEXTS, dim=1)[:, :2]
     logits = sliced[0] @ sliced[1].T / 0.1
     wrong = (nce(logits, torch.eye(2).bool()) + nce(logits.T, torch.eye(2).bool())) / 2
-    assert float(wrong) == pytest.approx(0.097873, abs=1e-6)
+    assert wrong.item() == pytest.approx(0.097873, abs=1e-6)
 
 
 def test_images_that_share_a_caption_share_its_target():
@@ -39,9 +39,9 @@ def test_images_that_share_a_caption_share_its_target():
     assert rows == pytest.approx([0.1269, 0.5130, 0.1269, 0.0590], abs=1e-4)
     assert columns == pytest.approx([0.8132, 1.0131], abs=1e-4)
     to_text, to_image = info_nce(images, texts, matches, 0.5)
-    assert float(to_text) == pytest.approx(0.2065, abs=1e-4)
-    assert float(to_image) == pytest.approx(0.9132, abs=1e-4)
-    assert float(to_text + to_image) / 2 == pytest.approx(0.5598, abs=1e-4)
+    assert to_text.item() == pytest.approx(0.2065, abs=1e-4)
+    assert to_image.item() == pytest.approx(0.9132, abs=1e-4)
+    assert (to_text + to_image).item() / 2 == pytest.approx(0.5598, abs=1e-4)
 
 
 def test_multi_positive_rows_have_their_golden_values():
@@ -60,19 +60,19 @@ def test_multi_positive_equals_a_loop_over_pairs():
         if positives:
             rows.append(-sum(float(unit[i] @ unit[j]) / 0.1 - math.log(total) for j in positives) / len(positives))
     found = multi_positive_nce(z, torch.tensor(labels), 0.1)
-    assert len(rows) == 5 and float(found) == pytest.approx(sum(rows) / 5, abs=1e-10)
+    assert len(rows) == 5 and found.item() == pytest.approx(sum(rows) / 5, abs=1e-10)
 
 
 @pytest.mark.parametrize("views", [2, 3, 4])
 def test_the_floor_is_the_log_of_the_number_of_positives(views: int):
     groups = torch.eye(3, dtype=torch.float64).repeat_interleave(views, dim=0)
     found = multi_positive_nce(groups, torch.arange(3).repeat_interleave(views), 0.01)
-    assert float(found) == pytest.approx(math.log(views - 1), abs=1e-9)
+    assert found.item() == pytest.approx(math.log(views - 1), abs=1e-9)
 
 
 def test_equal_embeddings_cost_the_log_of_the_candidates():
     found = multi_positive_nce(torch.ones(6, 3), torch.tensor([0, 0, 1, 1, 2, 2]), 0.1)
-    assert float(found) == pytest.approx(math.log(5), abs=1e-5)
+    assert found.item() == pytest.approx(math.log(5), abs=1e-5)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [-1, -1, -1]])
@@ -80,7 +80,7 @@ def test_a_batch_without_any_positive_costs_nothing_and_has_finite_gradient(labe
     z = torch.randn(3, 4, requires_grad=True)
     loss = multi_positive_nce(z, torch.tensor(labels), 0.1)
     loss.backward()
-    assert float(loss) == 0 and z.grad is not None and (z.grad == 0).all()
+    assert loss.item() == 0 and z.grad is not None and (z.grad == 0).all()
 
 
 def test_a_single_row_has_no_nan():
@@ -104,13 +104,13 @@ def test_keys_of_many_captions_do_not_collide():
 def test_the_objective_is_the_mean_of_both_directions(make_features: Callable, make_batch: Callable):
     batch = make_batch(2, tokens=[[5], [6]], caption_index=[0, 1])
     loss = ImageText(temperature=0.1).build(DIMS)(make_features(IMAGES, TEXTS), batch, None)
-    assert set(loss) == {"nce"} and float(loss["nce"]) == pytest.approx(0.007790, abs=1e-6)
+    assert set(loss) == {"nce"} and loss["nce"].item() == pytest.approx(0.007790, abs=1e-6)
 
 
 def test_it_starts_at_the_log_of_the_batch(make_features: Callable, make_batch: Callable):
     batch = make_batch(8, tokens=[[n] for n in range(1, 9)], caption_index=list(range(8)))
     loss = ImageText().build(DIMS)(make_features(torch.ones(8, 4), torch.ones(8, 4)), batch, None)
-    assert float(loss["nce"]) == pytest.approx(math.log(8), abs=1e-5)
+    assert loss["nce"].item() == pytest.approx(math.log(8), abs=1e-5)
 
 
 def test_equal_captions_are_each_others_positives(make_features: Callable, make_batch: Callable):
@@ -118,7 +118,7 @@ def test_equal_captions_are_each_others_positives(make_features: Callable, make_
     once = make_batch(3, tokens=[[5, 0], [5, 0], [6, 7]], caption_index=[0, 1, 2])
     found = ImageText(temperature=0.5).build(DIMS)(make_features(images, texts), once, None)["nce"]
     matches = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
-    assert float(found) == pytest.approx(float(sum(info_nce(images, texts, matches, 0.5)) / 2), abs=1e-6)
+    assert found.item() == pytest.approx(float(sum(info_nce(images, texts, matches, 0.5)) / 2), abs=1e-6)
 
 
 def test_an_image_without_caption_is_a_negative_only(make_features: Callable, make_batch: Callable):
@@ -126,7 +126,7 @@ def test_an_image_without_caption_is_a_negative_only(make_features: Callable, ma
     batch = make_batch(3, tokens=[[5], [6]], caption_index=[0, 1, -1])
     found = ImageText(temperature=0.1).build(DIMS)(make_features(images, TEXTS), batch, None)["nce"]
     matches = torch.tensor([[True, False], [False, True], [False, False]])
-    assert float(found) == pytest.approx(float(sum(info_nce(images, TEXTS, matches, 0.1)) / 2), abs=1e-6)
+    assert found.item() == pytest.approx(float(sum(info_nce(images, TEXTS, matches, 0.1)) / 2), abs=1e-6)
 
 
 def test_the_temperature_is_learned_and_cannot_pass_its_bound(make_features: Callable, make_batch: Callable):
@@ -139,7 +139,7 @@ def test_the_temperature_is_learned_and_cannot_pass_its_bound(make_features: Cal
         objective.log_temperature.fill_(math.log(0.001))
     objective.log_temperature.grad = None
     objective(features, batch, None)["nce"].backward()
-    assert float(objective.log_temperature.exp()) == pytest.approx(0.01)
+    assert objective.log_temperature.exp().item() == pytest.approx(0.01)
     assert objective.log_temperature.grad is not None and objective.log_temperature.grad != 0
 
 

@@ -45,7 +45,7 @@ class ConstantLoss(Objective):
 def test_the_loss_is_the_weighted_sum_of_terms_and_reports_are_not_added(make_features: Callable, make_batch: Callable):
     joint = JointObjective({"x": Constant(value=2.0, weight=0.5), "y": Constant(value=3.0)}, DIMS)
     loss, terms = joint(make_features(torch.ones(2, 4)), make_batch(2), None)
-    assert float(loss) == 0.5 * (2 + 1) + (3 + 1)
+    assert loss.item() == 0.5 * (2 + 1) + (3 + 1)
     expected = {"x/a": 2, "x/b": 1, "x/a@2": 1000, "y/a": 3, "y/b": 1, "y/a@2": 1000}
     assert {name: float(value) for name, value in terms.items()} == expected
 

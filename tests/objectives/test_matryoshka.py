@@ -21,9 +21,9 @@ def test_the_mean_over_widths_has_its_golden_value(make_features: Callable, make
     objective = Matryoshka(inner=ImageText(temperature=0.1), embed_dims=(2, 4)).build(DIMS)
     batch = make_batch(2, tokens=[[5], [6]], caption_index=[0, 1])
     terms = objective(make_features(IMAGES, TEXTS), batch, None)
-    assert float(terms["nce"]) == pytest.approx(0.006081, abs=1e-6)
-    assert float(terms["nce@2"]) == pytest.approx(0.004373, abs=1e-6)
-    assert float(terms["nce@4"]) == pytest.approx(0.007790, abs=1e-6)
+    assert terms["nce"].item() == pytest.approx(0.006081, abs=1e-6)
+    assert terms["nce@2"].item() == pytest.approx(0.004373, abs=1e-6)
+    assert terms["nce@4"].item() == pytest.approx(0.007790, abs=1e-6)
 
 
 def test_weights_are_relative(make_features: Callable, make_batch: Callable):

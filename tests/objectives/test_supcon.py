@@ -15,7 +15,7 @@ CIRCLE = torch.tensor([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], dtype=torch.float64
 
 def test_classes_are_the_positives(make_features: Callable, make_batch: Callable):
     loss = MultiPositive(temperature=0.5).build(DIMS)(make_features(CIRCLE), make_batch(4, [0, 0, 1, 1]), None)
-    assert set(loss) == {"nce"} and float(loss["nce"]) == pytest.approx(0.8861, abs=1e-4)
+    assert set(loss) == {"nce"} and loss["nce"].item() == pytest.approx(0.8861, abs=1e-4)
 
 
 def test_the_length_of_an_embedding_does_not_matter(make_features: Callable, make_batch: Callable):
@@ -27,17 +27,18 @@ def test_the_length_of_an_embedding_does_not_matter(make_features: Callable, mak
 
 
 def test_descent_pulls_classes_together(make_features: Callable, make_batch: Callable):
-    z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    z = torch.randn(6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     objective, batch = MultiPositive().build(DIMS), make_batch(6, [0, 1, 2, 0, 1, 2])
-    optimizer = torch.optim.SGD([z], lr=0.1)
-    for _ in range(200):
+    optimizer = torch.optim.SGD([z], lr=1.0)
+    for _ in range(100):
         optimizer.zero_grad()
         loss = objective(make_features(z), batch, None)["nce"]
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.01
+    assert float(loss.detach()) < 0.01
     unit = torch.nn.functional.normalize(z.detach(), dim=1)
-    assert torch.allclose((unit[:3] * unit[3:]).sum(dim=1), torch.ones(3), atol=0.05)
+    nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(dim=1)
+    assert nearest.tolist() == [3, 4, 5, 0, 1, 2]
 
 
 def test_it_declares_what_it_reads():

@@ -63,8 +63,8 @@ CONFIG = EncoderConfig(
     embed_dims=(8, 16, 32),
 )
 MS_OF = {"S": 100.0, "M": 400.0, "L": 1600.0, "XL": 6400.0}
-"""Predicted time of one input: invented, so that the choice is the table's alone however busy the machine is. A factor of
-4 apart, because the online correction can halve each of them."""
+"""Predicted time of one input: invented, so that the choice is the table's alone however busy the machine is. A
+factor of 4 apart, because the online correction can halve each of them."""
 QUALITY_OF = {"S": 0.3, "M": 0.4, "L": 0.5, "XL": 0.6}
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
-from elastic.serve.batching import Front
+from elastic.serve.batching import Costs, Front, Work
 from elastic.serve.engine import Computed, Engine, Request
+from elastic.serve.policy import LookaheadPolicy, Refuse, Run
 from elastic.submodel import Slo, Submodel
 
 
@@ -143,7 +144,7 @@ def test_time_lost_before_the_queue_counts(harness: Harness) -> None:
         harness.clock.now_ms += 7.0
         return [1]
 
-    with pytest.raises(Overloaded, match="3.0 of 10 ms are left"):
+    with pytest.raises(Overloaded, match=r"3\.0 of 10 ms are left"):
         asyncio.run(as_coroutine(harness.engine.embed(harness.request(1, 10.0), slow)))
     assert harness.model.batches == []
 
@@ -206,6 +207,30 @@ def test_a_model_that_fails_fails_its_batch_and_serves_the_next(front: Front) ->
 
     (found,) = asyncio.run(scenario())
     assert found.batch_size == 1
+
+
+class BrokenOnce(LookaheadPolicy):
+    """Raises in its first decision."""
+
+    num_decisions = 0
+
+    def decide(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> Run | Refuse:
+        self.num_decisions += 1
+        if self.num_decisions == 1:
+            raise ZeroDivisionError
+        return super().decide(queue, now_ms, costs)
+
+
+def test_a_policy_that_fails_leaves_nobody_waiting(front: Front) -> None:
+    harness = Harness(front, policy=BrokenOnce())
+
+    async def scenario() -> list[Computed]:
+        with pytest.raises(ZeroDivisionError):
+            await harness.embed([1], 1000.0)
+        return await harness.embed([2], 1000.0)
+
+    (found,) = asyncio.run(scenario())
+    assert found.level.name == "XL"
 
 
 def test_one_broken_input_frees_the_places_of_its_request(front: Front) -> None:

@@ -13,7 +13,7 @@ def test_the_tables_name_every_granularity_and_what_feeds_what(drawings_config):
     out = io.StringIO()
     Console(file=out, width=160).print(dry_run(drawings_config))
     text = out.getvalue()
-    assert all(f"│ {name} " in text for name in drawings_config.model.space.granularities)
+    assert all(f"\u2502 {name} " in text for name in drawings_config.model.space.granularities)
     assert "supcon, classes, captions" in text
     assert "8 x 3 x 16 x 16" in text
 

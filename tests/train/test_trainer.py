@@ -158,6 +158,11 @@ def test_another_config_is_not_resumed(config, straight, local_ray):
         fit(replace(config, seed=1), straight, resume=True)
 
 
+def test_nothing_of_ray_and_no_stop_request_is_left_behind(straight, resumed):
+    assert {path.name for path in straight.iterdir()} == {path.name for path in resumed.iterdir()}
+    assert not (straight / ".ray").exists() and not (resumed / "stop").exists()
+
+
 def test_an_error_of_a_worker_arrives_as_itself(config, local_ray, tmp_path):
     hot = replace(config, num_workers=1, optim=replace(config.optim, learning_rate=1e38, warmup_fraction=0.0))
     with pytest.raises(ConfigError, match="diverged"):

@@ -1,0 +1,82 @@
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1.health import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
+from elastic.errors import CheckpointError, ConfigError, ServerUnavailable
+from elastic.serve.app import environment, serving, wait_until_serving
+from elastic.serve.config import ServeConfig
+
+
+@pytest.fixture
+def health() -> Iterator[tuple[str, HealthServicer]]:
+    """A bare gRPC server with the standard health service only."""
+    servicer = HealthServicer()
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", servicer
+    server.stop(None)
+
+
+def test_a_server_that_says_serving_is_ready(health: tuple[str, HealthServicer]) -> None:
+    wait_until_serving(health[0], timeout_s=30.0)
+
+
+def test_a_server_that_is_not_healthy_is_not_ready(health: tuple[str, HealthServicer]) -> None:
+    address, servicer = health
+    servicer.set("", HealthCheckResponse.NOT_SERVING)
+    with pytest.raises(ServerUnavailable, match="not serving after 0.3 s"):
+        wait_until_serving(address, timeout_s=0.3)
+
+
+def test_a_taken_port_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ConfigError, match="choose another with --port"),
+            serving(ServeConfig(run=tmp_path, port=port)),
+        ):
+            pass
+
+
+def test_a_run_that_cannot_be_served_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError), serving(ServeConfig(run=tmp_path, port=free_port())):
+        pass
+
+
+def test_a_process_that_uses_ray_already_cannot_serve(tiny_run: Path) -> None:
+    code = (
+        "import ray; from pathlib import Path; from elastic.serve.app import serving; "
+        "from elastic.serve.config import ServeConfig; "
+        f"serving(ServeConfig(run=Path({str(tiny_run)!r}), port={free_port()})).__enter__()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "a process of its own" in done.stderr
+
+
+def test_ray_is_told_to_use_haproxy_and_the_message_limit_with_files_of_its_own(tmp_path: Path) -> None:
+    variables = environment(ServeConfig(run=tmp_path, max_message_bytes=12_345), tmp_path)
+    assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert variables["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == "12345"
+    paths = [value for name, value in variables.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
+    assert len(paths) == 4
+    assert all(path.startswith(str(tmp_path)) for path in paths)
+    assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] != variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,115 @@
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from elastic.errors import ProfileError
+from elastic.profile.device import device_fingerprint
+from elastic.profile.latency import LatencyConfig
+from elastic.profile.provenance import Device
+from elastic.profile.store import LATENCY, load_latency
+from elastic.profile.tables import LatencyTable
+from elastic.serve import command
+from elastic.serve.app import Server
+from elastic.serve.command import Serve, ensure_profiled, ready_message
+from elastic.serve.config import ServeConfig
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy whose tables may be changed."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def make_foreign(run: Path) -> None:
+    table = LatencyTable.load(run / LATENCY)
+    elsewhere = replace(table.provenance, device=Device("another machine", 96, "AVX512"))
+    LatencyTable(table.rows, elsewhere).save(run / LATENCY)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "QUICK", LatencyConfig(rounds=1, warmup_rounds=0, max_s=1.0))
+
+
+def test_a_table_of_this_machine_is_kept(run: Path, console: Console) -> None:
+    before = (run / LATENCY).read_bytes()
+    ensure_profiled(ServeConfig(run=run), "auto", console)
+    assert (run / LATENCY).read_bytes() == before
+    assert shown(console) == ""
+
+
+@pytest.mark.parametrize("problem", ["missing", "foreign"])
+def test_a_missing_or_foreign_table_is_measured_and_the_user_told(run: Path, console: Console, problem: str) -> None:
+    if problem == "missing":
+        (run / LATENCY).unlink()
+    else:
+        make_foreign(run)
+    ensure_profiled(ServeConfig(run=run), "auto", console)
+    assert load_latency(run, device_fingerprint()).submodels("text")
+    assert "measuring this machine first" in shown(console)
+
+
+def test_never_measuring_means_refusing_a_foreign_table(run: Path, console: Console) -> None:
+    make_foreign(run)
+    with pytest.raises(ProfileError, match="another machine"):
+        ensure_profiled(ServeConfig(run=run), "never", console)
+
+
+def test_a_forced_foreign_table_is_used_as_it_is(run: Path, console: Console) -> None:
+    make_foreign(run)
+    ensure_profiled(ServeConfig(run=run, force_foreign_tables=True), "auto", console)
+    assert shown(console) == ""
+
+
+def test_other_settings_than_measured_are_measured(run: Path, console: Console) -> None:
+    config = ServeConfig(run=run, dtype="bfloat16")
+    ensure_profiled(config, "auto", console)
+    assert load_latency(run, device_fingerprint()).where(dtype="bfloat16").rows
+
+
+def test_the_verbs_flags_become_the_servers_settings() -> None:
+    config = Serve(port=9_123, num_threads=2, quantile="p99").config(Path("runs/a"))
+    assert (config.run, config.port, config.num_threads, config.quantile) == (Path("runs/a"), 9_123, 2, "p99")
+
+
+def test_the_ready_message_has_a_command_that_works_as_it_stands() -> None:
+    config = ServeConfig(run=Path("runs/a"))
+    usual = ready_message(Server("127.0.0.1:9000", Path("logs")), config)
+    other = ready_message(Server("127.0.0.1:9111", Path("logs")), config)
+    assert "elastic embed IMAGE.png --latency-slo-ms 20\n" in usual
+    assert "--server 127.0.0.1:9111\n" in other
+
+
+@pytest.mark.serve
+@pytest.mark.slow
+def test_the_embed_verb_prints_the_choice_and_writes_the_array(server: str, png: bytes, tmp_path: Path) -> None:
+    image, output = tmp_path / "red.png", tmp_path / "out.npy"
+    image.write_bytes(png)
+    flags = ["--latency-slo-ms", "60000", "--embed-dim", "16", "--server", server, "--output", str(output)]
+    done = subprocess.run(
+        [sys.executable, "-m", "elastic", "embed", "a red house", str(image), *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"COLUMNS": "200", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "XL" in done.stdout and "objective met" in done.stdout
+    assert np.load(output).shape == (2, 16)

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from elastic.errors import ConfigError
+from elastic.serve.config import ServeConfig
+
+RUN = Path("runs/a")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("port", 0), ("port", 70_000), ("max_batch_size", 0), ("default_latency_ms", -1.0), ("decode_threads", 0)],
+)
+def test_a_setting_out_of_range_is_named(field: str, value: float) -> None:
+    with pytest.raises(ConfigError) as raised:
+        ServeConfig(run=RUN, **{field: value})  # type: ignore[arg-type]
+    assert raised.value.field == f"serve.{field}"
+
+
+def test_one_call_must_fit_into_the_queue() -> None:
+    with pytest.raises(ConfigError, match="max_items_per_call"):
+        ServeConfig(run=RUN, max_items_per_call=100, max_waiting_items=50)
+
+
+def test_the_server_is_on_loopback_and_refuses_foreign_tables_unless_told() -> None:
+    config = ServeConfig(run=RUN)
+    assert (config.host, config.force_foreign_tables) == ("127.0.0.1", False)

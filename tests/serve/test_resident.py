@@ -1,0 +1,62 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from elastic.serve.resident import ResidentModel, weights_version
+
+
+@pytest.fixture
+def model(tiny_run: Path) -> ResidentModel:
+    return ResidentModel.load(tiny_run)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_batch_equals_its_inputs_one_by_one(model: ResidentModel, modality: str) -> None:
+    submodel = model.spaces[modality].granularities["M"]  # type: ignore[index]
+    one, other = model.example(modality), model.example(modality)  # type: ignore[arg-type]
+    if modality == "image":
+        other = -other  # type: ignore[operator]
+    together = model.compute(modality, submodel, [one, other])  # type: ignore[arg-type]
+    apart = np.concatenate([model.compute(modality, submodel, [item]) for item in (one, other)])  # type: ignore[arg-type]
+    assert together == pytest.approx(apart, abs=1e-5)
+    assert np.linalg.norm(together, axis=1) == pytest.approx([1.0, 1.0])
+
+
+def test_texts_of_different_lengths_share_a_batch(model: ResidentModel) -> None:
+    submodel = model.spaces["text"].smallest
+    short = (torch.tensor([5]), torch.tensor([True]))
+    long = (torch.tensor([5, 6, 7]), torch.tensor([True, True, True]))
+    together = model.compute("text", submodel, [short, long])
+    assert together[0] == pytest.approx(model.compute("text", submodel, [short])[0], abs=1e-5)
+
+
+def test_submodels_answer_differently_from_one_set_of_weights(model: ResidentModel) -> None:
+    names = model.spaces["image"].granularities
+    answers = [model.compute("image", submodel, [model.example("image")]) for submodel in names.values()]
+    assert all(not np.allclose(one, other) for one, other in itertools.pairwise(answers))
+
+
+def test_the_canary_notices_weights_that_changed_or_broke(model: ResidentModel) -> None:
+    assert model.is_sane()
+    assert model.is_sane()
+    head = model.encoder.image.head
+    # A new tensor: the loaded one is a memory map of the file.
+    head.weight = torch.nn.Parameter(head.weight.detach().flip(0))
+    assert not model.is_sane()
+    head.weight = torch.nn.Parameter(torch.full_like(head.weight, float("nan")))
+    assert not model.is_sane()
+
+
+def test_every_submodel_can_be_warmed_up(model: ResidentModel) -> None:
+    for modality, space in model.spaces.items():
+        model.warm_up(modality, list(space.granularities.values()), (1, 4))
+
+
+def test_the_version_is_that_of_the_weights(model: ResidentModel, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    (tmp_path / "b").write_bytes(b"weight!")
+    assert weights_version(tmp_path / "a") != weights_version(tmp_path / "b")
+    assert len(model.version) == 12

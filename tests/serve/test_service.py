@@ -1,0 +1,124 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.checkpoint import load_model
+from elastic.errors import InvalidRequest
+from elastic.serve.config import ServeConfig
+from elastic.serve.inputs import Preparation
+from elastic.serve.service import EmbeddingService
+
+RELAXED = pb.Slo(latency_ms=60_000.0)
+
+
+@pytest.fixture
+def service(tiny_run: Path) -> EmbeddingService:
+    return EmbeddingService.load(ServeConfig(run=tiny_run))
+
+
+def embed(service: EmbeddingService, request: pb.EmbedRequest) -> pb.EmbedReply:
+    return asyncio.run(service.embed(request, None))
+
+
+def test_a_served_embedding_equals_the_models_own(service: EmbeddingService, tiny_run: Path, png: bytes) -> None:
+    reply = embed(service, pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=RELAXED))
+    encoder, manifest, tokenizer = load_model(tiny_run)
+    image = Preparation(manifest.preprocess, tokenizer).prepare_one(png, "")
+    submodel = encoder.space.parse(reply.embeddings[0].explanation.submodel)
+    own = encoder.encode_images(image[None], submodel, 32).detach().numpy()[0]  # type: ignore[index]
+    assert np.frombuffer(reply.embeddings[0].values_f32, "<f4") == pytest.approx(own, abs=1e-5)
+
+
+def test_images_and_texts_of_one_request_are_answered_in_order(service: EmbeddingService, png: bytes) -> None:
+    inputs = [pb.Input(text="a cat"), pb.Input(image=png), pb.Input(text="a red house")]
+    reply = embed(service, pb.EmbedRequest(inputs=inputs, slo=RELAXED))
+    kinds = [item.explanation.modality for item in reply.embeddings]
+    assert kinds == [pb.MODALITY_TEXT, pb.MODALITY_IMAGE, pb.MODALITY_TEXT]
+    assert reply.slo_met and reply.slack_ms > 0
+
+
+def test_a_width_is_cut_and_normalised_again(service: EmbeddingService, png: bytes) -> None:
+    slo = pb.Slo(latency_ms=60_000.0, embed_dim=8)
+    full = embed(service, pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=RELAXED)).embeddings[0]
+    cut = embed(service, pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=slo)).embeddings[0]
+    head = np.frombuffer(full.values_f32, "<f4")[:8]
+    assert np.frombuffer(cut.values_f32, "<f4") == pytest.approx(head / np.linalg.norm(head), abs=1e-6)
+
+
+def test_a_stream_answers_every_request_and_survives_bad_ones(service: EmbeddingService, png: bytes) -> None:
+    contents = [pb.Input(image=png), pb.Input(image=b"junk"), pb.Input(text="a cat"), pb.Input()]
+
+    async def requests() -> AsyncIterator[pb.EmbedStreamRequest]:
+        for id, content in enumerate(contents):
+            yield pb.EmbedStreamRequest(id=id, request=pb.EmbedRequest(inputs=[content], slo=RELAXED))
+
+    async def collect() -> dict[int, pb.EmbedStreamReply]:
+        return {reply.id: reply async for reply in service.embed_stream(requests())}
+
+    replies = asyncio.run(collect())
+    assert [replies[id].WhichOneof("outcome") for id in range(4)] == ["reply", "failure", "reply", "failure"]
+    assert replies[1].failure.code == 3  # INVALID_ARGUMENT
+    assert "inputs[0]" in replies[3].failure.message
+
+
+def test_a_stream_reads_no_more_than_its_share(tiny_run: Path) -> None:
+    service = EmbeddingService.load(ServeConfig(run=tiny_run, max_stream_requests=2))
+    num_read = 0
+
+    async def requests() -> AsyncIterator[pb.EmbedStreamRequest]:
+        nonlocal num_read
+        for id in range(50):
+            num_read += 1
+            yield pb.EmbedStreamRequest(
+                id=id, request=pb.EmbedRequest(inputs=[pb.Input(text="a cat")], slo=pb.Slo(latency_ms=60_000.0))
+            )
+
+    async def collect() -> int:
+        num_answered = most_ahead = 0
+        async for _ in service.embed_stream(requests()):
+            num_answered += 1
+            most_ahead = max(most_ahead, num_read - num_answered)
+        assert num_answered == 50
+        return most_ahead
+
+    # Two at work, one read and waiting for a place, and what was answered but not yet taken from the stream.
+    assert asyncio.run(collect()) < 10
+
+
+def test_a_stream_whose_source_breaks_ends_with_that_error(service: EmbeddingService) -> None:
+    async def requests() -> AsyncIterator[pb.EmbedStreamRequest]:
+        yield pb.EmbedStreamRequest(id=1, request=pb.EmbedRequest(inputs=[pb.Input(text="a cat")], slo=RELAXED))
+        raise ConnectionError("client left")
+
+    async def collect() -> None:
+        async for _ in service.embed_stream(requests()):
+            pass
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(collect())
+
+
+def test_info_lists_choices_and_limits(service: EmbeddingService, tiny_run: Path) -> None:
+    info = service.info()
+    images = [item for item in info.submodels if item.modality == pb.MODALITY_IMAGE]
+    assert [item.granularity for item in images] == ["S", "M", "L", "XL"]
+    assert list(images[-1].quality) == pytest.approx([0.15, 0.3, 0.6])
+    assert list(info.embed_dims) == [8, 16, 32]
+    assert (info.model_name, info.limits.max_items_per_call) == (tiny_run.name, 64)
+    assert "PNG" in info.image_formats
+
+
+def test_a_bad_request_does_not_reach_the_model(service: EmbeddingService) -> None:
+    with pytest.raises(InvalidRequest, match="8, 16, 32"):
+        embed(service, pb.EmbedRequest(inputs=[pb.Input(text="a")], slo=pb.Slo(latency_ms=60_000.0, embed_dim=9)))
+
+
+def test_the_canary_passes_and_closing_stops_it(service: EmbeddingService) -> None:
+    assert asyncio.run(service.canary())
+    service.close()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        asyncio.run(service.canary())
