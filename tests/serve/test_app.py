@@ -35,7 +35,7 @@ def test_a_server_that_says_serving_is_ready(health: tuple[str, HealthServicer])
 def test_a_server_that_is_not_healthy_is_not_ready(health: tuple[str, HealthServicer]) -> None:
     address, servicer = health
     servicer.set("", HealthCheckResponse.NOT_SERVING)
-    with pytest.raises(ServerUnavailable, match="not serving after 0.3 s"):
+    with pytest.raises(ServerUnavailable, match=r"not serving after 0\.3 s"):
         wait_until_serving(address, timeout_s=0.3)
 
 

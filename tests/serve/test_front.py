@@ -54,7 +54,7 @@ def test_a_table_for_other_settings_is_refused_with_the_command_that_makes_one(
     tables: tuple[LatencyTable, QualityTable], tiny_run: Path
 ) -> None:
     config = ServeConfig(run=tiny_run, num_threads=2)
-    with pytest.raises(ProfileError, match="elastic profile .*num-threads 2"):
+    with pytest.raises(ProfileError, match=r"elastic profile .*num-threads 2"):
         build_fronts(*tables, {"image": SPACE}, config)
 
 

@@ -1,0 +1,231 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1.embedding_pb2_grpc import (
+    EmbeddingServiceServicer,
+    add_EmbeddingServiceServicer_to_server,
+)
+from elastic.client import Client, Embedding
+from elastic.errors import (
+    DeadlineExceeded,
+    ElasticError,
+    InvalidRequest,
+    Overloaded,
+    RequestTooLarge,
+    ServerUnavailable,
+    SloInfeasible,
+)
+from elastic.submodel import Submodel
+
+OVERLOADED = '{"type": "Overloaded", "fields": ["busy", 12.5]}'
+
+
+def embedding(values: list[float]) -> pb.Embedding:
+    why = pb.Explanation(
+        modality=pb.MODALITY_IMAGE,
+        submodel="ffn=16x2",
+        granularity="S",
+        embed_dim=len(values),
+        compute_ms=3.0,
+        batch_size=2,
+        limited_by=pb.LIMIT_DEADLINE,
+    )
+    return pb.Embedding(values_f32=np.array(values, "<f4").tobytes(), explanation=why)
+
+
+class FakeService(EmbeddingServiceServicer):
+    """Answers every call as the test says, and remembers the calls."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.EmbedRequest] = []
+        self.metadata: list[dict[str, str]] = []
+        self.remaining_s: list[float] = []
+        self.respond: Callable[[grpc.ServicerContext], pb.EmbedReply] = self.succeed
+
+    @staticmethod
+    def succeed(context: grpc.ServicerContext) -> pb.EmbedReply:
+        return pb.EmbedReply(embeddings=[embedding([0.6, 0.8])], model_version="v1", total_ms=5.0, slo_met=True)
+
+    def Embed(self, request: pb.EmbedRequest, context: grpc.ServicerContext) -> pb.EmbedReply:
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.remaining_s.append(context.time_remaining())
+        return self.respond(context)
+
+    def EmbedStream(
+        self, request_iterator: Iterator[pb.EmbedStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.EmbedStreamReply]:
+        for message in request_iterator:
+            if message.id == 1:
+                failure = pb.Failure(code=8, message="busy", error_json=OVERLOADED)
+                yield pb.EmbedStreamReply(id=message.id, failure=failure)
+            else:
+                yield pb.EmbedStreamReply(id=message.id, reply=self.succeed(context))
+
+    def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoReply:
+        return pb.InfoReply(model_name="fake", embed_dims=[1, 2])
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def client(service: FakeService) -> Iterator[Client]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_EmbeddingServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Client(f"127.0.0.1:{port}") as client:
+        yield client
+    server.stop(None)
+
+
+def end(
+    code: grpc.StatusCode, details: str, *metadata: tuple[str, str]
+) -> Callable[[grpc.ServicerContext], pb.EmbedReply]:
+    def respond(context: grpc.ServicerContext) -> pb.EmbedReply:
+        context.set_trailing_metadata(metadata)
+        context.set_code(code)
+        context.set_details(details)
+        return pb.EmbedReply()
+
+    return respond
+
+
+def test_an_answer_is_a_numpy_array_with_its_explanation(client: Client) -> None:
+    (found,) = client.embed(images=[b"..."])
+    assert isinstance(found, Embedding)
+    assert found.values.tolist() == pytest.approx([0.6, 0.8])
+    assert found.values.flags.writeable
+    assert (found.submodel, found.granularity, found.modality) == (Submodel((16, 16)), "S", "image")
+    assert (found.limited_by, found.batch_size, found.model_version, found.slo_met) == ("deadline", 2, "v1", True)
+
+
+def test_images_go_before_texts_and_paths_are_read(client: Client, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"file")
+    client.embed(texts=["a cat"], images=[tmp_path / "a.png", b"bytes"])
+    assert [item.image or item.text for item in service.requests[0].inputs] == [b"file", b"bytes", "a cat"]
+
+
+def test_the_objective_is_sent_whole(client: Client, service: FakeService) -> None:
+    client.embed(texts=["x"], latency_slo_ms=500.0, embed_dim=16, min_quality=0.3, priority=2)
+    assert service.requests[0].slo == pb.Slo(latency_ms=500.0, embed_dim=16, min_quality=0.3, priority=2)
+    client.embed(texts=["x"], embed_dim=(16, 64))
+    assert service.requests[1].slo == pb.Slo(embed_dim_range=pb.EmbedDimRange(min=16, max=64))
+
+
+def test_a_call_with_an_objective_carries_its_absolute_deadline(client: Client, service: FakeService) -> None:
+    before_ms = time.time() * 1000
+    client.embed(texts=["x"], latency_slo_ms=800.0)
+    deadline_ms = float(service.metadata[0]["x-deadline-unix-ms"])
+    assert before_ms + 800.0 <= deadline_ms + 1.0
+    assert deadline_ms <= time.time() * 1000 + 801.0
+    assert service.remaining_s[0] <= 1.8  # the objective and the time a late answer is waited for
+
+
+def test_without_synchronised_clocks_no_absolute_deadline_is_sent(client: Client, service: FakeService) -> None:
+    with Client(client.address, synchronised_clocks=False) as other:
+        other.embed(texts=["x"], latency_slo_ms=800.0)
+    assert "x-deadline-unix-ms" not in service.metadata[0]
+
+
+@pytest.mark.parametrize("latency_slo_ms", [float("nan"), 0.0, -1.0])
+def test_an_impossible_objective_is_refused_before_it_is_sent(
+    client: Client, service: FakeService, latency_slo_ms: float
+) -> None:
+    with pytest.raises(InvalidRequest, match="latency_ms"):
+        client.embed(texts=["x"], latency_slo_ms=latency_slo_ms)
+    assert service.requests == []
+
+
+def test_the_servers_error_arrives_with_its_type_and_fields(client: Client, service: FakeService) -> None:
+    service.respond = end(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", ("elastic-error", OVERLOADED))
+    with pytest.raises(Overloaded) as raised:
+        client.embed(texts=["x"])
+    assert (raised.value.reason, raised.value.retry_after_ms) == ("busy", 12.5)
+    infeasible = '{"type": "SloInfeasible", "fields": ["latency_ms=1", "S needs 4 ms", "raise it"]}'
+    service.respond = end(grpc.StatusCode.FAILED_PRECONDITION, "no", ("elastic-error", infeasible))
+    with pytest.raises(SloInfeasible, match="S needs 4 ms"):
+        client.embed(texts=["x"])
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "error"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Request dropped due to backpressure", Overloaded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (200 vs. 100)", RequestTooLarge),
+        (grpc.StatusCode.INVALID_ARGUMENT, "bad", InvalidRequest),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "late", DeadlineExceeded),
+        (grpc.StatusCode.INTERNAL, "internal error 1a2b", ElasticError),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ElasticError),
+    ],
+)
+def test_a_status_that_is_not_ours_becomes_the_nearest_error(
+    client: Client, service: FakeService, code: grpc.StatusCode, details: str, error: type[ElasticError]
+) -> None:
+    service.respond = end(code, details)
+    with pytest.raises(error) as raised:
+        client.embed(texts=["x"])
+    assert type(raised.value) is error
+
+
+def test_an_unavailable_server_is_tried_again_and_the_answer_returned(client: Client, service: FakeService) -> None:
+    def fail_twice(context: grpc.ServicerContext) -> pb.EmbedReply:
+        if len(service.requests) < 3:
+            return end(grpc.StatusCode.UNAVAILABLE, "restarting")(context)
+        return service.succeed(context)
+
+    service.respond = fail_twice
+    assert len(client.embed(texts=["x"], latency_slo_ms=60_000.0)) == 1
+    assert len(service.requests) == 3
+
+
+def test_other_errors_are_not_tried_again(client: Client, service: FakeService) -> None:
+    service.respond = end(grpc.StatusCode.INTERNAL, "boom")
+    with pytest.raises(ElasticError):
+        client.embed(texts=["x"])
+    assert len(service.requests) == 1
+
+
+def test_retries_end_with_the_budget(client: Client, service: FakeService) -> None:
+    service.respond = end(grpc.StatusCode.UNAVAILABLE, "restarting")
+    with pytest.raises(ServerUnavailable):
+        client.embed(texts=["x"], latency_slo_ms=1.0)
+    assert len(service.requests) == 1
+
+
+def test_no_server_is_an_error_that_says_how_to_start_one() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(ServerUnavailable, match="elastic serve"):
+        client.embed(texts=["x"])
+
+
+def test_a_stream_yields_positions_with_embeddings_or_errors(client: Client) -> None:
+    answers = dict(client.embed_stream([b"image", "text", b"image"]))
+    assert isinstance(answers[0], Embedding) and isinstance(answers[2], Embedding)
+    assert isinstance(answers[1], Overloaded)
+
+
+def test_a_stream_to_nobody_raises() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(ServerUnavailable):
+        list(client.embed_stream(["x"]))
+
+
+def test_info_is_passed_on(client: Client) -> None:
+    assert (client.info().model_name, list(client.info().embed_dims)) == ("fake", [1, 2])
+
+
+def test_the_client_loads_neither_torch_nor_ray() -> None:
+    code = "import sys, elastic.client; print({'torch', 'ray', 'timm', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
