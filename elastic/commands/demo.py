@@ -24,6 +24,7 @@ from elastic.client import Client, Embedding
 from elastic.data.icons import BUNDLED_ICONS
 from elastic.data.sources import open_source
 from elastic.errors import ElasticError, ServerUnavailable
+from elastic.serve.app import wait_until_serving
 
 NUM_LADDER = 4
 """Objectives between the fastest and the most accurate submodel."""
@@ -158,11 +159,10 @@ def wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
             last = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-5:])
             raise ServerUnavailable(address, f"the server ended with code {process.returncode}:\n{last}", f"see {log}")
         try:
-            with Client(address) as client:
-                client.info()
+            wait_until_serving(address, timeout_s=1.0)
             return
         except ServerUnavailable:
-            time.sleep(0.5)
+            pass  # still starting: look at the process again
     raise ServerUnavailable(address, f"not ready after {READY_TIMEOUT_S:.0f} s", f"see {log}")
 
 

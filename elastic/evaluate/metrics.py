@@ -34,7 +34,8 @@ _BLOCK = 1024  # queries per score matrix: bounds memory at 4 bytes * 1024 * ind
 class Judged:
     """Per-query results, before any averaging."""
 
-    first_is_relevant: Bool[np.ndarray, " query"]
+    first_is_relevant: Float[np.ndarray, " query"]
+    """1 or 0; an expectation where the ranking is random."""
     modified_precision: Float[np.ndarray, " query"]
     """The query's term of mMP@5, in [0, 1]."""
     num_relevant: Int[np.ndarray, " query"]
@@ -82,7 +83,7 @@ def judge(
     judged_depth = np.minimum(num_relevant, DEPTH)
     counted = relevant & (np.arange(DEPTH) < judged_depth[:, None])
     return Judged(
-        first_is_relevant=relevant[:, 0],
+        first_is_relevant=relevant[:, 0].astype(np.float64),
         modified_precision=counted.sum(axis=1) / np.maximum(judged_depth, 1),
         num_relevant=num_relevant,
     )

@@ -27,7 +27,7 @@ def test_profiling_a_run_leaves_a_table_that_this_device_accepts(run_dir, capsys
     space = Manifest.from_json(run_dir / "elastic.json").space
     assert table.submodels() == list(space.mixes())
     assert table.batch_sizes() == [1, 2]
-    assert "image encoder, milliseconds per call by batch size" in capsys.readouterr().out
+    assert "image encoder" in capsys.readouterr().out
 
 
 def test_profiling_with_another_dtype_keeps_the_rows_of_the_first(run_dir):
