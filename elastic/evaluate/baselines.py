@@ -26,6 +26,7 @@ from elastic.model.config import Preprocess
 
 BaselineName: TypeAlias = Literal["chance", "pixels", "efficientnet_lite0"]
 
+PIXELS_CANVAS_SIZE = 64
 PIXELS_SIZE = 12
 """Side of the shrunken image that is compared pixel by pixel."""
 
@@ -36,7 +37,7 @@ _BATCH_SIZE = 128
 Embed: TypeAlias = Callable[[UInt8[Tensor, "batch 4 size size"]], Float[Tensor, "batch dim"]]
 
 
-def evaluate_baseline(name: BaselineName, data: RetrievalSet, canvas_size: int) -> dict[str, Score]:
+def evaluate_baseline(name: BaselineName, data: RetrievalSet) -> dict[str, Score]:
     """A baseline's scores by domain, in the protocol of `uned.image_retrieval`; `data` holds no broken images.
 
     Raises:
@@ -44,9 +45,11 @@ def evaluate_baseline(name: BaselineName, data: RetrievalSet, canvas_size: int) 
     """
     if name == "chance":
         return chance(data)
-    embeddings = embed(data, canvas_size, pixels if name == "pixels" else efficientnet_lite0())
     if name == "pixels":
-        embeddings = embeddings - embeddings.mean(axis=0)
+        embeddings = embed(data, PIXELS_CANVAS_SIZE, pixels)
+        embeddings -= embeddings.mean(axis=0)
+    else:
+        embeddings = embed(data, LITE0_PREPROCESS.image_size, efficientnet_lite0())
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     return image_retrieval(embeddings, embeddings, data)
 

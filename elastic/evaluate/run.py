@@ -11,7 +11,7 @@ from elastic.errors import ConfigError
 from elastic.evaluate.baselines import BaselineName, evaluate_baseline
 from elastic.evaluate.compatibility import image_cells, image_rows, text_cells, text_rows
 from elastic.evaluate.dataset import caption_queries, load_retrieval_set
-from elastic.evaluate.embed import CANVAS_SCALE, EmbeddedImages, embed_captions, embed_images
+from elastic.evaluate.embed import EmbeddedImages, embed_captions, embed_images
 from elastic.evaluate.result import Evaluation
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
@@ -78,8 +78,7 @@ def evaluate(
     baselines = {}
     for done, baseline in enumerate(config.baselines):
         on_progress(f"baseline {baseline}", done, len(config.baselines))
-        canvas_size = CANVAS_SCALE * preprocess.image_size
-        baselines[baseline] = evaluate_baseline(baseline, embedded.data, canvas_size)
+        baselines[baseline] = evaluate_baseline(baseline, embedded.data)
     return Evaluation(
         run_name=name,
         config=encoder.config,
