@@ -58,8 +58,9 @@ def test_a_copied_weight_is_found(benchmark: ModuleType, encoder: Encoder):
 
 def test_the_ratio_is_of_medians_with_an_interval_around_it(benchmark: ModuleType):
     space = Space(2, (12, 96), (8,))
-    wall = np.array([[2.0, 1.0], [2.2, 1.1], [40.0, 1.0], [1.8, 0.9], [2.1, 1.0]])
+    wall = np.array([[2.0, 1.0, 1.5], [2.2, 1.1, 2.0], [40.0, 1.0, 2.1], [1.8, 0.9, 2.2], [2.1, 1.0, 9.0]])
     pair = benchmark.summarise(space, space.full, 1, np.stack([wall, wall / 2], axis=-1), 0.0)
     assert pair.ratio == pytest.approx(2.1) and pair.cpu_ratio == pytest.approx(2.1)
+    assert pair.same_loop_ratio == pytest.approx(1.0)
     assert pair.ratio_low <= pair.ratio <= pair.ratio_high
     assert (pair.slice_ms, pair.extracted_ms) == pytest.approx((2100, 1000))
