@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from elastic.data.preprocess import to_model_input
 from elastic.errors import ConfigError
 from elastic.evaluate.dataset import RetrievalSet
-from elastic.evaluate.embed import check_broken
+from elastic.evaluate.embed import check_broken, truncate
 from elastic.evaluate.metrics import Judged
 from elastic.evaluate.uned import Score, by_domain, image_retrieval
 from elastic.model.config import Preprocess
@@ -50,7 +50,7 @@ def evaluate_baseline(name: BaselineName, data: RetrievalSet) -> dict[str, Score
         embeddings -= embeddings.mean(axis=0)
     else:
         embeddings = embed(data, LITE0_PREPROCESS.image_size, efficientnet_lite0())
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    embeddings = truncate(embeddings, embeddings.shape[1])
     return image_retrieval(embeddings, embeddings, data)
 
 

@@ -17,7 +17,7 @@ from elastic.evaluate.plots import write_plots
 from elastic.evaluate.report import REPORT, write_report
 from elastic.evaluate.result import BASELINE_LABELS, BASELINES, Evaluation, save_baselines
 from elastic.evaluate.run import EvaluateConfig, evaluate
-from elastic.profile.store import QUALITY, inside_package
+from elastic.profile.store import QUALITY, inside_package, record_table
 from elastic.profile.tables import ALL, MEAN
 
 PLOTS = "plots"
@@ -76,6 +76,7 @@ class Evaluate:
             found = evaluate(encoder, manifest.preprocess, tokenizer, config, name=run.name, on_progress=on_progress)
         folder = self.out or (Path("runs") / run.name if inside_package(run) else run)
         save_evaluation(folder, found)
+        record_table(run, folder / QUALITY)
         console.print(render(found))
         console.print(f"wrote [bold]{folder / REPORT}[/bold], {QUALITY}, {BASELINES} and {PLOTS}/", soft_wrap=True)
 

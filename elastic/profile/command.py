@@ -15,7 +15,7 @@ from elastic.errors import ConfigError
 from elastic.model.config import EncoderConfig
 from elastic.profile.flops import count_image, count_text
 from elastic.profile.latency import LatencyConfig, measure
-from elastic.profile.store import latency_path
+from elastic.profile.store import latency_path, record_table
 from elastic.profile.tables import MODALITIES, LatencyRow, LatencyTable, Modality
 from elastic.submodel import Space, Submodel
 
@@ -56,6 +56,7 @@ class Profile:
             table = measure(encoder, self.latency, device=self.device, on_round=lambda: progress.advance(task))
         path = self.out or latency_path(run)
         _merge(path, table).save(path)
+        record_table(run, path)
         for modality in MODALITIES:
             if table.submodels(modality):
                 console.print(render(table, manifest.encoder, modality, with_p90=console.width >= _WIDE))

@@ -6,9 +6,10 @@ latency differs on every machine. Its latency table goes to the user's cache dir
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from elastic.checkpoint import MANIFEST
+from elastic.checkpoint import MANIFEST, Manifest, save_manifest
 from elastic.profile.provenance import Device
 from elastic.profile.tables import LatencyTable, QualityTable
 
@@ -29,6 +30,13 @@ def latency_path(run: Path) -> Path:
     digest = hashlib.sha256((run / MANIFEST).read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "elastic" / f"{run.name}-{digest}" / LATENCY
+
+
+def record_table(run: Path, path: Path) -> None:
+    """Name a table in the manifest of its run; one that was written elsewhere stays unnamed."""
+    if path.parent.resolve() == run.resolve():
+        manifest = Manifest.from_json(run / MANIFEST)
+        save_manifest(run, replace(manifest, tables={**manifest.tables, path.stem: path.name}))
 
 
 def load_latency(run: Path, here: Device, *, any_device: bool = False) -> LatencyTable:

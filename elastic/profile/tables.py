@@ -104,7 +104,7 @@ class LatencyTable:
         differences = self.provenance.device.differences(here)
         if differences and not force:
             problem = f"measured on another device ({'; '.join(differences)})"
-            raise ProfileError("latency", problem, "run `elastic profile` here, or force the use of a foreign table")
+            raise ProfileError("latency", problem, "run `elastic profile` here, or pass --force-foreign-tables")
 
     def predict(self, modality: Modality, submodel: Submodel, batch_size: int, quantile: Quantile = "p90") -> float:
         """Milliseconds of one call, linear between measured batch sizes and never falling as the batch grows.

@@ -19,7 +19,9 @@ def run_dir(tmp_path, encoder, tokenizer):
 
 def test_evaluating_a_run_leaves_table_baselines_report_and_plots_in_it(run_dir, colours, capsys):
     Evaluate(run_dir=run_dir, source=colours).run()
-    space = Manifest.from_json(run_dir / "elastic.json").space
+    manifest = Manifest.from_json(run_dir / "elastic.json")
+    assert manifest.tables == {"quality": "quality.parquet"}
+    space = manifest.space
     assert load_quality(run_dir).row(space.full, space.full, space.full_embed_dim).num_queries == 15
     assert set(load_baselines(run_dir / BASELINES)) == {"chance", "pixels"}
     assert (run_dir / REPORT).read_text().startswith("# Retrieval quality of `tiny_run`")
@@ -33,6 +35,7 @@ def test_results_go_elsewhere_when_asked(run_dir, colours, tmp_path):
     Evaluate(run_dir=run_dir, source=colours, baselines=(), out=tmp_path / "elsewhere").run()
     assert (tmp_path / "elsewhere" / REPORT).is_file()
     assert not (run_dir / REPORT).exists()
+    assert Manifest.from_json(run_dir / "elastic.json").tables == {}
 
 
 def test_a_device_that_is_not_there_is_refused(run_dir, colours, monkeypatch):

@@ -27,6 +27,7 @@ def test_profiling_a_run_leaves_a_table_that_this_device_accepts(run_dir, capsys
     space = Manifest.from_json(run_dir / "elastic.json").space
     assert table.submodels() == list(space.mixes())
     assert table.batch_sizes() == [1, 2]
+    assert Manifest.from_json(run_dir / "elastic.json").tables == {"latency": "latency.parquet"}
     assert "image encoder" in capsys.readouterr().out
 
 

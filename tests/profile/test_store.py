@@ -1,7 +1,8 @@
 import pytest
 
-from elastic.checkpoint import BUNDLED_RUN, MANIFEST
+from elastic.checkpoint import BUNDLED_RUN, MANIFEST, Manifest, save_manifest
 from elastic.errors import ProfileError
+from elastic.model.config import EncoderConfig, Preprocess, VisionConfig
 from elastic.profile import store
 from elastic.profile.provenance import Device, Provenance
 from elastic.profile.tables import LatencyTable
@@ -45,6 +46,17 @@ def test_a_run_inside_the_package_is_measured_into_the_users_cache(tmp_path, mon
     assert store.load_latency(run, HERE).provenance.device == HERE
     (run / MANIFEST).write_text('{"another": "model"}')
     assert store.latency_path(run) != path
+
+
+def test_a_table_beside_the_weights_is_named_in_the_manifest_and_one_elsewhere_is_not(tmp_path):
+    config = EncoderConfig(vision=VisionConfig(image_size=32, patch_size=16))
+    save_manifest(
+        tmp_path, Manifest(encoder=config, preprocess=Preprocess(image_size=32), tables={"quality": "q.parquet"})
+    )
+    store.record_table(tmp_path, tmp_path / "latency.parquet")
+    store.record_table(tmp_path, tmp_path / "elsewhere" / "other.parquet")
+    tables = Manifest.from_json(tmp_path / MANIFEST).tables
+    assert tables == {"quality": "q.parquet", "latency": "latency.parquet"}
 
 
 def test_the_bundled_run_counts_as_inside_the_package():
