@@ -98,7 +98,8 @@ def _label(space: Space, submodel: Submodel) -> str:
 
 
 def _times(row: LatencyRow, with_p90: bool) -> str:
-    return f"{row.p50_ms:.2f}" + (f" / {row.p90_ms:.2f}" if with_p90 else "")
+    values = (row.p50_ms, row.p90_ms) if with_p90 else (row.p50_ms,)
+    return " / ".join(f"{value:.2f}" if value < 10 else f"{value:.1f}" for value in values)
 
 
 def _progress(console: Console) -> Progress:
