@@ -114,6 +114,7 @@ def save_model(run: Path, encoder: Encoder, manifest: Manifest, tokenizer: Token
     state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
     weights = run / f".{WEIGHTS}.tmp"
     safetensors.torch.save_file(state, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors makes it readable by its owner alone
     _publish(weights, run / WEIGHTS)
     if tokenizer is not None:
         tokenizer.save(run / f".{TOKENIZER}.tmp")

@@ -87,6 +87,10 @@ def test_a_loaded_model_can_be_trained_without_touching_the_file(run: Path):
     assert (run / WEIGHTS).read_bytes() == before
 
 
+def test_other_users_may_read_a_run(run: Path):
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in run.iterdir())
+
+
 def test_the_image_towers_names_are_timms(run: Path):
     names = {name.removeprefix("image.") for name in read_weights(run / WEIGHTS) if name.startswith("image.")}
     assert names == set(VISION.create(8).state_dict())

@@ -34,5 +34,6 @@ class Extract:
         submodel = encoder.space.parse(self.submodel)
         save_timm(encoder, submodel, manifest.preprocess, self.out)
         size_mb = (self.out / "model.safetensors").stat().st_size / 1e6
-        print(f"{self.out}: {encoder.space.name(submodel)} ({submodel}) of {self.source}, {size_mb:.1f} MB")
+        name = f"{self.submodel} ({submodel})" if self.submodel != str(submodel) else self.submodel
+        print(f"{self.out}: {name} of {self.source}, {size_mb:.1f} MB")
         print(f"load it: cd {self.out} && python -c 'from load import load_model; print(load_model())'")

@@ -63,6 +63,7 @@ def save_timm(encoder: Encoder, submodel: Submodel, preprocess: Preprocess, fold
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     safetensors.torch.save_file(vit.state_dict(), temporary / "model.safetensors", metadata={"format": "pt"})
+    (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner alone
     config = timm_config(encoder, submodel, preprocess, vit)
     (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(standalone.__file__, temporary / "load.py")
