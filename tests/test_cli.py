@@ -1,6 +1,7 @@
 """The command line finds verbs quickly, explains itself, and turns errors into one message and an exit code."""
 
 import importlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,22 @@ import pytest
 
 from elastic import __version__, cli
 from elastic.errors import ConfigError, DataError, ElasticError
+
+FLAGS = {
+    "train": "accumulate address checkpoint-every device dry-run keep-last log-every name num-threads num-workers "
+    "precision resume run-dir seed steps validate-every",
+    "extract": "submodel",
+    "evaluate": "baselines batch-size device max-bad-fraction out source split",
+    "profile": "batch-sizes device dtype max-s num-threads out rounds seed warmup-rounds",
+    "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
+    "min-quality modality num-threads quantile",
+    "serve": "default-latency-ms dtype force-foreign-tables host max-batch-size max-image-pixels max-items-per-call "
+    "max-message-bytes max-waiting-items num-replicas num-threads port profile quantile",
+    "embed": "embed-dim latency-slo-ms min-quality output server",
+    "data": "",
+    "demo": "num-requests recipe run-dir",
+}
+"""What scripts rely on. A flag that is added, renamed or dropped shows up here, and in the changelog."""
 
 
 class RemoteDataError(DataError):
@@ -157,13 +174,15 @@ def test_an_error_describes_itself_unless_ray_wrapped_it():
 
 
 @pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.name)
-def test_the_help_of_every_verb_shows_its_flags(verb: cli.Verb, capsys: pytest.CaptureFixture[str]):
+def test_the_help_of_every_verb_shows_exactly_the_pinned_flags(verb: cli.Verb, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         cli.main([verb.name, "--help"])
     assert stopped.value.code == 0
     page = capsys.readouterr().out
     assert f"elastic {verb.name}" in page
-    assert len(page.splitlines()) > 5
+    # Fields of a recipe's parts are dotted (--optim.learning-rate) and change with the recipe.
+    shown = re.findall(r"^[^\w\n-]*--(?!no-)([a-z][a-z0-9-]*)(?![a-z0-9.-])", page, re.MULTILINE)
+    assert " ".join(sorted(set(shown))) == FLAGS[verb.name]
 
 
 def test_every_verb_has_one_class_and_every_command_module_a_verb():
