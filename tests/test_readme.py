@@ -47,3 +47,10 @@ def test_a_command_in_the_documents_is_accepted(where: str, words: str):
 def test_links_between_documents_lead_somewhere(document: Path):
     links = LINK.findall(document.read_text(encoding="utf-8"))
     assert not [link for link in links if not (document.parent / link).exists()]
+
+
+def test_every_file_that_the_list_of_papers_names_exists():
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_/]+\.py)`", text))
+    assert len(named) > 10
+    assert not [name for name in named if not (ROOT / name).exists() and not (ROOT / "elastic" / name).exists()]
