@@ -56,6 +56,8 @@ class TrainConfig:
     """Checkpoints that are kept."""
     log_every: int = 20
     """Updates between records in metrics.jsonl, which are means over them."""
+    validate_every: int = 0
+    """Updates between measurements of the averaged model on the val split of the first stream's source; 0 is never."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -63,14 +65,15 @@ class TrainConfig:
         for name in ("steps", "accumulate", "num_workers", "checkpoint_every", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "must be at least 1")
-        for name in ("seed", "num_threads"):
+        for name in ("seed", "num_threads", "validate_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(name, getattr(self, name), "must not be negative")
         if not self.objectives:
             raise ConfigError("objectives", self.objectives, "needs at least one objective")
-        if self.checkpoint_every % self.log_every:
-            rule = f"must be a multiple of log_every={self.log_every}, so that a resumed run repeats no record"
-            raise ConfigError("checkpoint_every", self.checkpoint_every, rule)
+        for name in ("checkpoint_every", "validate_every"):
+            if getattr(self, name) % self.log_every:
+                rule = f"must be a multiple of log_every={self.log_every}"  # so that a resumed run repeats no record
+                raise ConfigError(name, getattr(self, name), rule)
         self.submodels.check(self.model.space)
         self._check_data()
 

@@ -13,7 +13,7 @@ from elastic.data.config import StreamConfig
 from elastic.model.config import IMAGE_CHANNELS
 from elastic.profile.flops import count_image, count_text
 from elastic.train.config import TrainConfig
-from elastic.train.preparation import carried_fields, check_data, dimensions
+from elastic.train.preparation import carried_fields, check_data, dimensions, make_tokenizer
 from elastic.train.state import TrainState
 
 MEASURED_ROWS = 2
@@ -43,10 +43,11 @@ def dry_run(config: TrainConfig) -> RenderableType:
     """The tables to show for a config that can be trained.
 
     Raises:
-        ConfigError: an objective lacks what it needs, or a stream feeds no objective.
+        ConfigError: an objective lacks what it needs, a stream feeds no objective, or the vocabulary is too small.
         DataError: the data cannot be used as configured.
     """
     catalog = check_data(config)
+    make_tokenizer(config, catalog)
     return Group(_streams(config, catalog), _submodels(config), _summary(config, estimate_memory(config, catalog)))
 
 

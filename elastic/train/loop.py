@@ -21,7 +21,7 @@ from elastic.errors import ConfigError
 from elastic.train.config import TrainConfig
 from elastic.train.metrics import MetricLog
 from elastic.train.optim import learning_rate_at
-from elastic.train.preparation import dimensions, preprocess
+from elastic.train.preparation import dimensions, open_validation, preprocess
 from elastic.train.record import read_record
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
@@ -60,6 +60,7 @@ def _take_steps(state: TrainState, feed: Feed, run_dir: Path, device: torch.devi
     done = state.step * config.accumulate
     batches = _started(feed.batches(done, config.num_batches - done))
     window = Window()
+    validation = open_validation(config) if rank() == 0 else None
     with MetricLog(run_dir, state.step) if rank() == 0 else nullcontext() as log:
         while state.step < config.steps:
             group = window.fetch(batches, config.accumulate, device)
@@ -67,7 +68,11 @@ def _take_steps(state: TrainState, feed: Feed, run_dir: Path, device: torch.devi
             is_last = state.step == config.steps
             if state.step % config.log_every and not is_last:
                 continue
-            stopping = _record(state, window, log, run_dir, feed)
+            record, stopping = _close(window, state, feed, run_dir)
+            if validation is not None and (is_last or state.step % config.validate_every == 0):
+                record |= validation.measure(state.average)
+            if log is not None:
+                log.write(state.step, record)
             if stopping or is_last or state.step % config.checkpoint_every == 0:
                 _save(state, run_dir, feed)
             if stopping:
@@ -79,8 +84,8 @@ def _started(batches: Iterator[Batch]) -> Iterator[Batch]:
     return chain(list(islice(batches, 1)), batches)
 
 
-def _record(state: TrainState, window: Window, log: MetricLog | None, run_dir: Path, feed: Feed) -> bool:
-    """Write the window's record; returns whether the run is to stop, on all workers alike.
+def _close(window: Window, state: TrainState, feed: Feed, run_dir: Path) -> tuple[dict[str, float], bool]:
+    """The window's record, and whether the run is to stop, on all workers alike.
 
     The stop request rides on the record's exchange between workers, so asking costs nothing and nobody is left
     waiting for a worker that has stopped.
@@ -94,9 +99,7 @@ def _record(state: TrainState, window: Window, log: MetricLog | None, run_dir: P
         rate = state.config.optim.learning_rate
         rule = f"the loss is {record['loss']} before step {state.step}: training diverged; lower the rate"
         raise ConfigError("optim.learning_rate", rate, rule)
-    if log is not None:
-        log.write(state.step, record)
-    return stopping
+    return record, stopping
 
 
 def _save(state: TrainState, run_dir: Path, feed: Feed) -> None:

@@ -1,15 +1,14 @@
 """What a run needs to know of its data before the first step: can it feed the objectives, and in which words."""
 
-from pathlib import Path
-
-from elastic.checkpoint import TOKENIZER
 from elastic.data.catalog import Catalog, open_catalog
 from elastic.data.feed import FeedConfig, Weights
 from elastic.data.tokenizer import Tokenizer, train_tokenizer
+from elastic.errors import ConfigError
 from elastic.model.config import Preprocess
 from elastic.objectives.base import Dimensions
 from elastic.objectives.joint import JointObjective, check
 from elastic.train.config import TrainConfig
+from elastic.train.validation import Validation
 
 TEXT_FIELDS = frozenset({"tokens", "token_mask", "caption_index"})
 """`Batch` fields that only an encoder with a text tower is fed."""
@@ -25,7 +24,19 @@ def check_data(config: TrainConfig) -> Catalog:
     catalog, _ = open_catalog(config.data)
     check(config.objectives, *carried_fields(config, catalog))
     JointObjective(config.objectives, dimensions(config, catalog))
+    open_validation(config)
     return catalog
+
+
+def open_validation(config: TrainConfig) -> Validation | None:
+    """What the model is measured on while it trains, if the config asks for it.
+
+    Raises:
+        DataError: there are no labelled validation rows.
+    """
+    if config.validate_every == 0:
+        return None
+    return Validation(config.data.streams[0].source, preprocess(config))
 
 
 def carried_fields(config: TrainConfig, catalog: Catalog) -> tuple[frozenset[str], ...]:
@@ -44,14 +55,20 @@ def dimensions(config: TrainConfig, catalog: Catalog) -> Dimensions:
     )
 
 
-def prepare_tokenizer(config: TrainConfig, catalog: Catalog, run_dir: Path) -> Tokenizer | None:
-    """The tokenizer of the run, trained on its captions when it starts and read back when it resumes."""
+def make_tokenizer(config: TrainConfig, catalog: Catalog) -> Tokenizer | None:
+    """The tokenizer of a new run, trained on its captions; none without a text tower.
+
+    Raises:
+        ConfigError: the captions have more distinct characters than the vocabulary has room for.
+    """
     if config.model.text is None:
         return None
-    path = run_dir / TOKENIZER
-    if not path.exists():
-        train_tokenizer(catalog.texts(), config.model.text.vocab_size).save(path)
-    return Tokenizer.load(path)
+    vocab_size = config.model.text.vocab_size
+    tokenizer = train_tokenizer(catalog.texts(), vocab_size)
+    if tokenizer.vocab_size > vocab_size:
+        rule = f"must be at least {tokenizer.vocab_size}, the characters of the captions"
+        raise ConfigError("model.text.vocab_size", vocab_size, rule)
+    return tokenizer
 
 
 def preprocess(config: TrainConfig) -> Preprocess:

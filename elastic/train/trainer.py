@@ -30,6 +30,7 @@ from ray.train import (
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
+from elastic.checkpoint import TOKENIZER
 from elastic.data.feed import Feed, Weights
 from elastic.data.pipeline import open_feed
 from elastic.data.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ from elastic.profile.provenance import collect
 from elastic.train.config import TrainConfig
 from elastic.train.loop import STOP_FILE, run
 from elastic.train.metrics import MetricTail
-from elastic.train.preparation import check_data, feed_config, prepare_tokenizer
+from elastic.train.preparation import check_data, feed_config, make_tokenizer
 from elastic.train.progress import Progress
 from elastic.train.record import FILE as RECORD_FILE
 from elastic.train.record import Origin, check_unchanged, write_record
@@ -81,18 +82,29 @@ def fit(
         DataError: the data cannot be used.
     """
     run_dir = run_dir.absolute()
-    catalog = check_data(config)
-    if resume:
-        check_unchanged(run_dir, config)
-    else:
-        write_record(run_dir, config, origin or Origin(), collect(device_fingerprint()))
-    tokenizer = prepare_tokenizer(config, catalog, run_dir)
+    tokenizer = _continue(run_dir, config) if resume else _start(run_dir, config, origin or Origin())
     progress = Progress(config.steps, tuple(config.model.space.granularities))
     with progress, _scratch(run_dir), _connected(config, address), _stop_on_signal(run_dir, progress):
         tail = MetricTail(run_dir)
         training = _in_background(_trainer(config, run_dir, tokenizer, on_cluster=address is not None).fit)
         _follow(training, tail, progress)
         return _result(training)
+
+
+def _start(run_dir: Path, config: TrainConfig, origin: Origin) -> Tokenizer | None:
+    """Check a new run, then write what describes it; returns its tokenizer."""
+    tokenizer = make_tokenizer(config, check_data(config))
+    write_record(run_dir, config, origin, collect(device_fingerprint()))
+    if tokenizer is not None:
+        tokenizer.save(run_dir / TOKENIZER)
+    return tokenizer
+
+
+def _continue(run_dir: Path, config: TrainConfig) -> Tokenizer | None:
+    """Check that a run may go on; returns the tokenizer it was started with."""
+    check_unchanged(run_dir, config)
+    check_data(config)
+    return None if config.model.text is None else Tokenizer.load(run_dir / TOKENIZER)
 
 
 def _in_background(function: Callable[[], Result]) -> Future[Result]:

@@ -33,6 +33,8 @@ class Window:
     def fetch(self, batches: Iterator[Batch], count: int, device: torch.device) -> list[Batch]:
         """The next `count` batches, on the device; the time until they are there counts as waiting for data."""
         start = self._clock()
+        if self._num_steps == 0:  # what happens between windows, such as saving, is no part of a step
+            self._start = start
         fetched = list(islice(batches, count))
         assert len(fetched) == count, "the feed ended before the run did"
         self._wait_s += self._clock() - start

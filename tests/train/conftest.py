@@ -20,6 +20,8 @@ from elastic.objectives.matryoshka import Matryoshka
 from elastic.objectives.supcon import MultiPositive
 from elastic.train.config import TrainConfig
 
+torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+
 NUM_CLASSES = 4
 DIMENSIONS = Dimensions(embed_dim=8, width=16, num_classes=NUM_CLASSES, class_domains=(0,) * NUM_CLASSES)
 

@@ -17,6 +17,8 @@ from elastic.train.submodels import SubmodelSampling
         ({"num_threads": -1}, "num_threads"),
         ({"objectives": {}}, "objectives"),
         ({"log_every": 4, "checkpoint_every": 6}, "checkpoint_every"),
+        ({"log_every": 4, "checkpoint_every": 8, "validate_every": 6}, "validate_every"),
+        ({"validate_every": -1}, "validate_every"),
         ({"submodels": SubmodelSampling(probabilities=(0.5, 0.5))}, "submodels.probabilities"),
         ({"num_workers": 3}, "data.streams.0.sampling"),
     ],

@@ -3,14 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from elastic.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint, load_model
+from elastic.checkpoint import TOKENIZER, latest_checkpoint, list_checkpoints, load_checkpoint, load_model
 from elastic.data.feed import LocalFeed
+from elastic.data.tokenizer import Tokenizer
 from elastic.errors import ConfigError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.train.loop import STOP_FILE, run
 from elastic.train.metrics import read_metrics
-from elastic.train.preparation import check_data, feed_config, prepare_tokenizer
+from elastic.train.preparation import check_data, feed_config, make_tokenizer
 from elastic.train.record import Origin, write_record
 
 
@@ -30,13 +31,14 @@ class FailingFeed(LocalFeed):
 
 def start(config, run_dir):
     write_record(run_dir, config, Origin(recipe="tiny"), collect(device_fingerprint()))
+    make_tokenizer(config, check_data(config)).save(run_dir / TOKENIZER)
 
 
 def train(config, run_dir, feed_class=LocalFeed, *feed_arguments):
     """Start the run or go on with it."""
     if not run_dir.exists():
         start(config, run_dir)
-    tokenizer = prepare_tokenizer(config, check_data(config), run_dir)
+    tokenizer = Tokenizer.load(run_dir / TOKENIZER)
 
     def open_feed(weights):
         return feed_class(feed_config(config, tokenizer, weights), *feed_arguments)
@@ -123,6 +125,17 @@ def test_records_are_means_over_the_steps_between_them(drawings_config, tmp_path
     each = [record["loss"] for record in losses(tmp_path / "each")]
     pairs = [record["loss"] for record in losses(tmp_path / "pairs")]
     assert pairs == pytest.approx([(each[i] + each[i + 1]) / 2 for i in (0, 2, 4)], rel=1e-5)
+
+
+def test_validation_adds_to_the_records_it_is_due_at_and_changes_nothing_else(config, tmp_path):
+    text = replace(config.model.text, vocab_size=512)
+    quick = replace(config, model=replace(config.model, text=text), steps=3, checkpoint_every=3)
+    train(quick, tmp_path / "without")
+    train(replace(quick, validate_every=2), tmp_path / "with")
+    measured = [{name for name in record if name.startswith("val/")} for record in losses(tmp_path / "with")]
+    assert [len(names) for names in measured] == [0, 4, 4]  # when due, and at the end
+    trained = [{k: v for k, v in record.items() if not k.startswith("val/")} for record in losses(tmp_path / "with")]
+    assert trained == losses(tmp_path / "without")
 
 
 def test_a_run_that_diverges_says_so_and_saves_nothing(drawings_config, tmp_path):

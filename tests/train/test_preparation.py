@@ -11,7 +11,7 @@ from elastic.train.preparation import (
     check_data,
     dimensions,
     feed_config,
-    prepare_tokenizer,
+    make_tokenizer,
     preprocess,
 )
 
@@ -45,20 +45,22 @@ def test_missing_data_is_found_before_the_first_step(drawings_config):
         check_data(replace(drawings_config, data=replace(drawings_config.data, split="val")))
 
 
-def test_a_resumed_run_reads_the_tokenizer_it_started_with(drawings_config, tmp_path):
+def test_the_same_captions_give_the_same_tokenizer_within_the_vocabulary(drawings_config):
     catalog = check_data(drawings_config)
-    started = prepare_tokenizer(drawings_config, catalog, tmp_path)
-    grown = replace(drawings_config.model.text, vocab_size=4096)
-    resumed = prepare_tokenizer(
-        replace(drawings_config, model=replace(drawings_config.model, text=grown)), catalog, tmp_path
-    )
-    assert resumed.to_json() == started.to_json()
-    assert started.vocab_size <= drawings_config.model.text.vocab_size
+    first, second = make_tokenizer(drawings_config, catalog), make_tokenizer(drawings_config, catalog)
+    assert first.to_json() == second.to_json()
+    assert first.vocab_size <= drawings_config.model.text.vocab_size
 
 
-def test_without_a_text_tower_there_is_no_tokenizer(drawings_config, tmp_path):
-    silent = replace(drawings_config, model=replace(drawings_config.model, text=None))
-    assert prepare_tokenizer(silent, check_data(drawings_config), tmp_path) is None
+def test_a_vocabulary_too_small_for_the_letters_of_the_captions_is_refused(drawings_config):
+    cramped = replace(drawings_config.model, text=replace(drawings_config.model.text, vocab_size=4))
+    with pytest.raises(ConfigError, match=r"model\.text\.vocab_size=4: must be at least \d\d"):
+        make_tokenizer(replace(drawings_config, model=cramped), check_data(drawings_config))
+
+
+def test_without_a_text_tower_there_is_no_tokenizer(drawings_config):
+    catalog = check_data(drawings_config)
+    assert make_tokenizer(replace(drawings_config, model=replace(drawings_config.model, text=None)), catalog) is None
 
 
 def test_the_feed_is_opened_with_the_seed_and_text_length_of_the_run(drawings_config):

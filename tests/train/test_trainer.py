@@ -163,6 +163,13 @@ def test_nothing_of_ray_and_no_stop_request_is_left_behind(straight, resumed):
     assert not (straight / ".ray").exists() and not (resumed / "stop").exists()
 
 
+def test_a_run_that_cannot_start_leaves_nothing_in_the_way(config, tmp_path):
+    cramped = replace(config.model, text=replace(config.model.text, vocab_size=4))
+    with pytest.raises(ConfigError, match="vocab_size"):
+        fit(replace(config, model=cramped), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_error_of_a_worker_arrives_as_itself(config, local_ray, tmp_path):
     hot = replace(config, num_workers=1, optim=replace(config.optim, learning_rate=1e38, warmup_fraction=0.0))
     with pytest.raises(ConfigError, match="diverged"):

@@ -51,6 +51,16 @@ def test_a_closed_window_starts_over(make_batch):
     assert record["extra"] == 7.0
 
 
+def test_what_happens_between_windows_is_no_part_of_a_step(make_batch):
+    clock = Clock()
+    window, batches = Window(clock), slow_batches(clock, make_batch, wait_s=0.0)
+    take_step(window, clock, batches, work_s=2.0, loss=1.0)
+    window.close()
+    clock.now += 50.0  # a checkpoint is written
+    take_step(window, clock, batches, work_s=2.0, loss=1.0)
+    assert window.close()["step_s"] == pytest.approx(2.0)
+
+
 def test_fetching_several_batches_counts_all_their_images(make_batch):
     clock = Clock()
     window = Window(clock)
