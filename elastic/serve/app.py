@@ -4,6 +4,7 @@ Ray reads its settings from the environment when it is first imported and hands 
 `serving` sets them before it imports Ray, and a process that uses Ray for something else cannot also serve.
 """
 
+import io
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,8 +168,12 @@ def _stop() -> None:
     import ray
     from ray import serve
 
-    serve.shutdown()
-    ray.shutdown()
+    if not ray.is_initialized():  # it failed to start, and serve.shutdown would start it again
+        return
+    # Ray prints here that the Serve controller was killed, which is how Serve stops it.
+    with redirect_stdout(io.StringIO()):
+        serve.shutdown()
+        ray.shutdown()
 
 
 def _check_port(config: ServeConfig) -> None:

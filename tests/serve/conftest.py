@@ -162,4 +162,5 @@ def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=90)
     assert code == 0, log.read_text()
-    assert log.read_text().rstrip().endswith("stopped"), log.read_text()
+    last_words = log.read_text().partition("Ctrl-C")[2].split()
+    assert last_words == ["stopping", "...", "stopped"], log.read_text()
