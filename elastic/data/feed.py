@@ -84,8 +84,8 @@ class Feed(ABC):
     def set_weights(self, segment: int, weights: Weights) -> None:
         """Stream weights from step `segment * segment_steps` on; one worker calls it, for all workers.
 
-        An adaptive feed plans a segment only once its weights are set, so a caller that sets them
-        `prefetch_steps` or more ahead causes no wait. Segments must be set in order, each once.
+        An adaptive feed makes no batch of a segment before its weights are set. Set them some steps before the
+        segment begins, and the batches are ready in time. Segments must be set in order, each once.
 
         Raises:
             ConfigError: the feed is not adaptive, the segment is not the next, or the weights are unusable.

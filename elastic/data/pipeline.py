@@ -133,7 +133,7 @@ class Stage:
 
     def _make(self, row: int) -> ShardArrays | ElasticError | None:
         step, rank = self._rows.locate(row)
-        if self._rows.is_padding(step):
+        if step is None:
             return None
         segment = self._planner.segment(step)
         if segment not in self._weights:
@@ -222,9 +222,11 @@ class RayFeed(Feed):
 
     def _read(self, rows: Rows, share: DataIterator) -> Iterator[tuple[ShardArrays, Batch]]:
         expected = rows.start_step
-        whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+        # Ray holds a block back until it has those it is to prefetch, and the next may wait for weights that are set
+        # only after this one was used. `ReadAhead` is what overlaps reading with training.
+        whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "prefetch_batches": 0}
         block: Any
-        for block in share.iter_batches(prefetch_batches=1, **whole_blocks):
+        for block in share.iter_batches(**whole_blocks):
             for row, payload in zip(block["id"].to_pylist(), block["payload"], strict=True):
                 found = pickle.loads(payload.as_buffer())
                 if found is None:  # padding, or the feed was closed while the pool waited for weights

@@ -1,7 +1,7 @@
 """How the rows of one execution are numbered: which step of which worker each row is."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elastic.data.config import DataConfig
 
@@ -14,42 +14,64 @@ few seconds of start-up."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Rows in blocks: each block is some consecutive steps of one worker, and blocks go round the workers."""
+    """Rows in blocks: each block is some consecutive steps of one worker, and blocks go round the workers.
+
+    A group is the blocks of the same steps, one per worker. No group reaches into another segment: a block is handed
+    on only when it is whole, so the weights of a segment may not hold up steps of the one before. What that leaves
+    of the last group of a segment is padding.
+    """
 
     start_step: int
-    num_steps: int
+    stop_step: int
+    """The step after the last."""
     world: int
     block_steps: int
+    segment_steps: int
 
     @classmethod
     def parts(cls, data: DataConfig, start_step: int, num_steps: int, world: int) -> Iterator["Rows"]:
         """The numbering of a range of steps, one execution after the other, with blocks worth their overhead."""
-        block_steps = min(MAX_BLOCK_STEPS, -(-MIN_BLOCK_IMAGES // shard_images(data, world)))
-        part_steps = max(1, MAX_BLOCKS // world) * block_steps
-        stop = start_step + num_steps
-        for start in range(start_step, stop, part_steps):
-            num_part_steps = min(part_steps, stop - start)
-            yield cls(start_step=start, num_steps=num_part_steps, world=world, block_steps=block_steps)
-
-    @property
-    def stop_step(self) -> int:
-        """The step after the last."""
-        return self.start_step + self.num_steps
+        block_steps = min(MAX_BLOCK_STEPS, -(-MIN_BLOCK_IMAGES // shard_images(data, world)), data.segment_steps)
+        start, stop = start_step, start_step + num_steps
+        while start < stop:
+            rest = cls(
+                start_step=start,
+                stop_step=stop,
+                world=world,
+                block_steps=block_steps,
+                segment_steps=data.segment_steps,
+            )
+            next_start = rest.first_step(rest.group(start) + max(1, MAX_BLOCKS // world))
+            yield replace(rest, stop_step=min(stop, next_start))
+            start = next_start
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of all workers together; the last of each may reach beyond the last step."""
-        return -(-self.num_steps // self.block_steps) * self.world
+        """Blocks of all workers together."""
+        return (self.group(self.stop_step - 1) - self.group(self.start_step) + 1) * self.world
 
-    def locate(self, row: int) -> tuple[int, int]:
-        """Step and rank of a row."""
+    def group(self, step: int) -> int:
+        """The group that a step belongs to, counted from step 0 of the run."""
+        segment, offset = divmod(step, self.segment_steps)
+        return segment * self._segment_groups + offset // self.block_steps
+
+    def first_step(self, group: int) -> int:
+        """The first step of a group."""
+        segment, offset = divmod(group, self._segment_groups)
+        return segment * self.segment_steps + offset * self.block_steps
+
+    def locate(self, row: int) -> tuple[int | None, int]:
+        """Step and rank of a row; no step if the row is padding."""
         block, offset = divmod(row, self.block_steps)
         group, rank = divmod(block, self.world)
-        return self.start_step + group * self.block_steps + offset, rank
+        group += self.group(self.start_step)
+        step = self.first_step(group) + offset
+        is_padding = self.group(step) != group or not self.start_step <= step < self.stop_step
+        return None if is_padding else step, rank
 
-    def is_padding(self, step: int) -> bool:
-        """Whether the step lies beyond the last."""
-        return step >= self.stop_step
+    @property
+    def _segment_groups(self) -> int:
+        return -(-self.segment_steps // self.block_steps)
 
 
 def shard_images(data: DataConfig, world: int) -> int:

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import pytest
@@ -15,7 +16,7 @@ from .conftest import feed_config, two_streams
 pytestmark = [
     pytest.mark.ray,
     # Ray Data copies its own context attribute by attribute, its deprecated ones included.
-    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:.*deprecated:DeprecationWarning:ray\."),
 ]
 
 
@@ -73,14 +74,8 @@ def test_ray_executes_the_same_plan_as_one_process(local_ray: None, config: Feed
 def test_workers_get_their_own_parts_in_order(local_ray: None, config: FeedConfig):
     config = replace(config, is_adaptive=False, data=replace(config.data, hold_decoded_bytes=2**30))
     feeds = open_all(config, world=2)
-    found: list[list[Batch]] = [[], []]
-    threads = [
-        threading.Thread(target=lambda rank=rank: found[rank].extend(feeds[rank].batches(0, 40))) for rank in (0, 1)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda feed: list(feed.batches(0, 40)), feeds))
     for rank in (0, 1):
         for batch, expected in zip(found[rank], LocalFeed(config, rank, 2).batches(0, 40), strict=True):
             assert_equal(batch, expected)
