@@ -28,7 +28,7 @@ _ICON_VIEWS = AugmentConfig(
 
 
 def icons() -> TrainConfig:
-    """The bundled model: `elastic train icons`, about a quarter of an hour on 2 cores.
+    """The bundled model: `elastic train icons`, about three quarters of an hour on 2 cores.
 
     A small ViT that sees 16 patches, with classes and captions as two views of what belongs together. Most
     classes have few images, so the budget goes into many short steps, one granularity each.
@@ -60,7 +60,7 @@ def icons() -> TrainConfig:
         },
         submodels=SubmodelSampling(policy="sample", probabilities=(0.2, 0.2, 0.22, 0.38)),
         optim=OptimConfig(learning_rate=1e-3, weight_decay=0.05, betas=(0.9, 0.98), ema_decay=0.998),
-        steps=1400,
+        steps=4000,
     )
 
 
