@@ -44,7 +44,7 @@ class TrainConfig:
     num_workers: int = 1
     """Data-parallel training processes. A planned batch is shared out among them."""
     num_threads: int = 0
-    """Torch threads of each worker on a CPU; 0 shares the machine's cores out evenly."""
+    """Torch threads of each worker on a CPU; 0 shares out all cores but one, which the data gets."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What each worker computes on. There is no fallback: asking for a GPU where there is none is an error."""
     precision: Literal["fp32", "bf16"] = "fp32"
