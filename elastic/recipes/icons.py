@@ -67,4 +67,4 @@ def icons() -> TrainConfig:
 def icons_demo() -> TrainConfig:
     """The same run cut short: `elastic train icons_demo`, at most five minutes on 2 cores."""
     full = icons()
-    return replace(full, name="icons_demo", steps=400, optim=replace(full.optim, ema_decay=0.99))
+    return replace(full, name="icons_demo", steps=300, optim=replace(full.optim, ema_decay=0.99))
