@@ -204,7 +204,6 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
-        _node_ip_address="127.0.0.1",
         address="local",
         num_cpus=4 + options.num_workers,
         object_store_memory=1024**3,
