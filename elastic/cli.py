@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 from elastic import __version__
@@ -36,6 +35,15 @@ class Command(Protocol):
         """Do it; raise an `ElasticError` for what the user can mend."""
 
 
+@runtime_checkable
+class ReadsArguments(Protocol):
+    """A verb's class whose flags depend on its first word (`train RECIPE`), so that it reads its arguments itself."""
+
+    def parse(self, arguments: Sequence[str], prog: str) -> Command:
+        """The command that `arguments` ask for; `prog` is what they follow, for the help."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """One line of `elastic --help`, and where to find the class behind it."""
@@ -45,24 +53,20 @@ class Verb:
     summary: str
     example: str
     location: str
-    """`module:Class` for tyro to fill, or `module:Class.parse` where the class reads its own arguments; imported only
-    when the verb is used."""
+    """`module:Class`; imported only when the verb is used."""
 
     def parse(self, arguments: Sequence[str]) -> Command:
-        """The verb's command with its flags filled from `arguments`; exits on `--help` and wrong flags.
-
-        A class whose flags depend on its first word (`train RECIPE`) reads them itself.
-        """
+        """The verb's command with its flags filled from `arguments`; exits on `--help` and wrong flags."""
         import tyro
 
         module, _, name = self.location.partition(":")
-        target = attrgetter(name)(importlib.import_module(module))
+        kind = getattr(importlib.import_module(module), name)
         prog = f"elastic {self.name}"
-        if name.endswith(".parse"):
-            command = target(arguments, prog)
+        if isinstance(kind, ReadsArguments):
+            command = kind.parse(arguments, prog)
         else:
             # DisallowNone: an optional flag is left out, not set to the word None.
-            command = tyro.cli(target, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,))
+            command = tyro.cli(kind, prog=prog, args=arguments, config=(tyro.conf.DisallowNone,))
         assert isinstance(command, Command), f"{self.location} has no run()"
         return command
 
@@ -70,9 +74,7 @@ class Verb:
 MAKE, MEASURE, USE, START = "Make a model", "Measure it", "Use it", "Data and first steps"
 
 VERBS = (
-    Verb(
-        MAKE, "train", "Train a nested encoder", "elastic train icons --steps 2000", "elastic.train.command:Train.parse"
-    ),
+    Verb(MAKE, "train", "Train a nested encoder", "elastic train icons --steps 2000", "elastic.train.command:Train"),
     Verb(
         MAKE,
         "extract",

@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,20 @@ class Probe:
         print("probed")
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A verb that reads its own arguments."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], prog: str) -> "Echo":
+        return cls((prog, *arguments))
+
+    def run(self) -> None:
+        print(*self.words)
+
+
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> None:
     verb = cli.Verb(cli.START, "probe", "Test the command line", "elastic probe", f"{__name__}:Probe")
@@ -114,6 +129,12 @@ def test_a_strange_verb_is_answered_with_all_of_them(capsys: pytest.CaptureFixtu
 def test_a_verb_runs_and_exits_with_zero(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["probe"]) == 0
     assert capsys.readouterr().out == "probed\n"
+
+
+def test_a_verb_that_reads_its_own_arguments_is_given_all_of_them(capsys: pytest.CaptureFixture[str]):
+    verb = cli.Verb(cli.START, "echo", "Test the command line", "elastic echo", f"{__name__}:Echo")
+    verb.parse(["a", "--unknown", "--help"]).run()
+    assert capsys.readouterr().out == "elastic echo a --unknown --help\n"
 
 
 @pytest.mark.usefixtures("probe")
@@ -192,4 +213,4 @@ def test_every_verb_has_one_class_and_every_command_module_a_verb():
     assert {".".join(path.relative_to(package.parent).with_suffix("").parts) for path in files} == modules
     for verb in cli.VERBS:
         module, _, name = verb.location.partition(":")
-        assert name.partition(".")[0] in vars(importlib.import_module(module))
+        assert name in vars(importlib.import_module(module))
