@@ -8,6 +8,9 @@ from torch import Tensor
 
 from elastic.model.config import Preprocess
 
+CANVAS_SCALE = 2
+"""Side of the decoded canvas over side of the model input; a whole factor, so that shrinking averages whole pixels."""
+
 
 def to_model_input(
     canvases: UInt8[Tensor, "batch 4 height width"], preprocess: Preprocess

@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elastic.data.preprocess import to_model_input
+from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError
 from elastic.evaluate.dataset import RetrievalSet
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
 from elastic.submodel import Submodel
-
-CANVAS_SCALE = 2
-"""Side of the decoded canvas over side of the model input, as in serving."""
 
 Embeddings: TypeAlias = dict[Submodel, Float[np.ndarray, "item dim"]]
 """L2-normalised full-width embeddings, float32, by the submodel that made them."""

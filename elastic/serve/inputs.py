@@ -12,10 +12,9 @@ from typing import TypeVar
 import torch
 
 from elastic.data.decode import FORMATS, decode
-from elastic.data.preprocess import to_model_input
+from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError, InvalidRequest, RequestTooLarge
-from elastic.evaluate.embed import CANVAS_SCALE
 from elastic.model.config import Preprocess
 from elastic.profile.tables import Modality
 

@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 
 from elastic.data.decode import decode
-from elastic.data.preprocess import to_model_input
+from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.tokenizer import train_tokenizer
 from elastic.errors import InvalidRequest, RequestTooLarge
-from elastic.evaluate.embed import CANVAS_SCALE
 from elastic.model.config import Preprocess
 from elastic.serve.inputs import Content, Preparation, modality_of
 
