@@ -4,7 +4,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Captions, Features
 
 
 def make_batch(**changes: torch.Tensor) -> Batch:
@@ -37,7 +37,7 @@ def test_two_fields_that_disagree_on_the_batch_size_are_refused():
 
 def test_token_ids_must_be_integers():
     with pytest.raises(TypeCheckError):
-        make_batch(tokens=torch.zeros(2, 7))
+        Captions(tokens=torch.zeros(2, 7), mask=torch.ones(2, 7, dtype=torch.bool), index=torch.arange(2))
 
 
 def test_present_names_exactly_the_fields_that_hold_a_tensor():
@@ -46,10 +46,16 @@ def test_present_names_exactly_the_fields_that_hold_a_tensor():
 
 
 def test_to_moves_every_tensor_and_leaves_absent_fields_absent():
-    batch = make_batch(labels=torch.zeros(4, dtype=torch.int64)).to("meta")
+    captions = Captions(
+        tokens=torch.ones(1, 2, dtype=torch.int64),
+        mask=torch.ones(1, 2, dtype=torch.bool),
+        index=torch.zeros(4, dtype=torch.int64),
+    )
+    batch = make_batch(labels=torch.zeros(4, dtype=torch.int64), captions=captions).to("meta")
     assert batch.images.device.type == batch.row_ids.device.type == batch.domains.device.type == "meta"
     assert batch.labels is not None and batch.labels.device.type == "meta"
-    assert batch.tokens is None and batch.caption_ids is None
+    assert batch.captions is not None and batch.captions.tokens.device.type == "meta"
+    assert batch.synthetic_captions is None and batch.caption_ids is None
 
 
 def test_truncate_cuts_both_embeddings_to_the_same_leading_coordinates():

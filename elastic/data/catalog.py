@@ -25,7 +25,7 @@ NO_CAPTION_ID = NO_LABEL
 class StreamRows:
     """The rows of one stream. A *place* counts within these rows, a row id within the source."""
 
-    name: str
+    config: StreamConfig
     row_ids: Int[np.ndarray, " rows"]
     """Ascending."""
     domains: Int[np.ndarray, " rows"]
@@ -37,6 +37,10 @@ class StreamRows:
     synthetic_captions: pa.Array
     has_captions: bool
     """Whether every row has a caption or a synthetic one, so that any batch can be matched to text."""
+    has_written_captions: bool
+    """Whether every row has a caption that is not synthetic."""
+    has_synthetic_captions: bool
+    """Whether every row has a synthetic caption."""
     class_order: Int[np.ndarray, " labelled"]
     """Places of the labelled rows, one class after the other."""
     class_starts: Int[np.ndarray, " bounds"]
@@ -44,6 +48,11 @@ class StreamRows:
 
     def __len__(self) -> int:
         return len(self.row_ids)
+
+    @property
+    def name(self) -> str:
+        """What the stream is called."""
+        return self.config.name
 
     @property
     def num_classes(self) -> int:
@@ -70,8 +79,13 @@ class StreamRows:
             names.add("labels")
         if (self.caption_ids != NO_CAPTION_ID).any():
             names.add("caption_ids")
-        if self.has_captions:
-            names |= {"tokens", "token_mask", "caption_index"}
+        apart = self.config.captions == "both"
+        if self.has_written_captions if apart else self.has_captions:
+            names.add("captions")
+        if apart and self.has_synthetic_captions:
+            names.add("synthetic_captions")
+        if self.config.local_crops is not None:
+            names.add("local_images")
         return frozenset(names)
 
 
@@ -173,15 +187,18 @@ def _number(stream: StreamConfig, row_ids: np.ndarray, rows: pa.Table, numbers: 
     order = np.argsort(labels, kind="stable")
     order = order[np.count_nonzero(labels == NO_LABEL) :]
     starts = np.flatnonzero(np.diff(labels[order], prepend=NO_LABEL))
+    written, synthetic = _captioned(rows)
     result = StreamRows(
-        name=stream.name,
+        config=stream,
         row_ids=row_ids,
         domains=_places(rows["domain"], numbers.domains),
         labels=labels,
         caption_ids=_places(rows["caption_id"], numbers.caption_ids),
         captions=rows["caption"].combine_chunks(),
         synthetic_captions=rows["synthetic_captions"].combine_chunks(),
-        has_captions=_all_captioned(rows),
+        has_captions=bool((written | synthetic).all()),
+        has_written_captions=bool(written.all()),
+        has_synthetic_captions=bool(synthetic.all()),
         class_order=order,
         class_starts=np.append(starts, len(order)).astype(np.int64),
     )
@@ -194,10 +211,10 @@ def _number(stream: StreamConfig, row_ids: np.ndarray, rows: pa.Table, numbers: 
     return result
 
 
-def _all_captioned(rows: pa.Table) -> bool:
-    has_caption = rows["caption"].is_valid().to_numpy()
+def _captioned(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows have a caption, and which a synthetic one."""
     num_synthetic = rows["synthetic_captions"].combine_chunks().value_lengths().fill_null(0)
-    return bool((has_caption | (num_synthetic.to_numpy(zero_copy_only=False) > 0)).all())
+    return rows["caption"].is_valid().to_numpy(), num_synthetic.to_numpy(zero_copy_only=False) > 0
 
 
 def _places(column: pa.ChunkedArray, names: list[str]) -> np.ndarray:

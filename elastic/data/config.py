@@ -1,7 +1,7 @@
 """What a run trains on: streams of rows, how each is sampled, and what is done to an image."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from elastic.data.augment import AugmentConfig
 from elastic.data.schema import SPLITS
@@ -60,6 +60,22 @@ Sampling: TypeAlias = ClassBalanced | Shuffled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LocalCrops:
+    """Small crops of every view's image, for the student alone (DINO's multi-crop)."""
+
+    count: int = 6
+    """Crops of each view (TIPS: 6, SynCLR: 4)."""
+    image_size: int = 16
+    """Side of a crop in pixels; a whole number of the model's patches (TIPS: 98 of 224)."""
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(scale=(0.3, 0.6), shift=0.5))
+    """What a crop shows: `scale` is the part of the canvas, `shift` how far from its centre."""
+
+    def __post_init__(self) -> None:
+        if min(self.count, self.image_size) < 1:
+            raise ConfigError("data.local_crops", self, "needs a count and an image_size of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StreamConfig:
     """Rows of one source that fill whole batches: one domain, one synthetic set, or everything."""
 
@@ -75,8 +91,14 @@ class StreamConfig:
     """How rows are put into batches."""
     views_per_image: int = 1
     """Differently augmented views of each image, adjacent in the batch."""
+    captions: Literal["one", "both"] = "one"
+    """Whether a row shows one caption of either kind, or one of each, kept apart (TIPS)."""
     synthetic_caption_probability: float = 0.5
-    """How often a row that has synthetic captions shows one of them instead of its caption."""
+    """How often a row that has synthetic captions and shows one caption shows one of them."""
+    augment: AugmentConfig | None = None
+    """What each view of this stream is changed by, if not by the data's `augment`."""
+    local_crops: LocalCrops | None = None
+    """Small crops beside the views, for objectives that compare them with the whole."""
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:

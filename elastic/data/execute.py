@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt8
 
-from elastic.data.augment import augment, draw_views
+from elastic.data.augment import AugmentConfig, augment, draw_views
 from elastic.data.catalog import NO_CAPTION_ID, Catalog, StreamRows
-from elastic.data.config import DataConfig
+from elastic.data.config import DataConfig, StreamConfig
 from elastic.data.decode import decode_all
 from elastic.data.plan import Shard
 from elastic.data.source import Source
@@ -21,7 +21,7 @@ from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError
 
 # What separates the random choices of a step's seed from each other.
-_PURPOSE_CAPTION = 1
+_PURPOSE_CAPTION, _PURPOSE_LOCAL, _PURPOSE_SYNTHETIC = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,17 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionArrays:
+    """The distinct captions of a shard; see `elastic.batch.Captions`."""
+
+    tokens: Int[np.ndarray, "captions length"]
+    num_tokens: Int[np.ndarray, " captions"]
+    """Tokens of each caption; the rest of its row is padding."""
+    index: Int[np.ndarray, " images"]
+    """Row of `tokens` of each image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardArrays:
     """One worker's part of a step, ready to be moved between processes. `views` counts images times their views."""
 
@@ -50,12 +61,11 @@ class ShardArrays:
     images: UInt8[np.ndarray, "views 3 size size"]
     places: Int[np.ndarray, " images"]
     """What is really shown, after broken images were replaced."""
-    tokens: Int[np.ndarray, "captions length"]
-    """Empty where the stream has no captions or there is no tokenizer."""
-    num_tokens: Int[np.ndarray, " captions"]
-    """Tokens of each caption; the rest of its row is padding."""
-    caption_index: Int[np.ndarray, " captioned"]
-    """Row of `tokens` of each image; empty where there are none."""
+    local_images: UInt8[np.ndarray, "locals 3 small small"] | None
+    """Small crops, those of one view adjacent."""
+    captions: CaptionArrays | None
+    synthetic_captions: CaptionArrays | None
+    """Only where the stream keeps both kinds apart."""
     num_read: int
     """Images read, replacements included."""
     num_broken: int
@@ -84,21 +94,18 @@ class Executor:
         """
         planned = shard.planned
         canvases, places, num_broken = self._canvases(planned.stream, shard.places)
-        views_per_image = self._config.streams[planned.stream].views_per_image
-        # Drawn for the whole batch, so that a view does not depend on the number of workers.
-        views = draw_views(self._config.augment, len(planned.places) * views_per_image, planned.seed)
-        mine = views.part(shard.start * views_per_image, shard.stop * views_per_image)
-        images = augment(torch.from_numpy(canvases), self._config.image_size, mine)
-        texts, caption_index = self._captions(planned.stream, places, planned.seed)
-        tokens, num_tokens = self._tokens(texts)
+        pixels = torch.from_numpy(canvases)
+        stream = self._config.streams[planned.stream]
+        augmented = stream.augment or self._config.augment
+        captions, synthetic_captions = self._captions(planned.stream, places, planned.seed)
         return ShardArrays(
             step=planned.step,
             stream=planned.stream,
-            images=images.numpy(),
+            images=_views(pixels, shard, augmented, self._config.image_size, stream.views_per_image, planned.seed),
             places=places,
-            tokens=tokens,
-            num_tokens=num_tokens,
-            caption_index=caption_index,
+            local_images=_local_views(pixels, shard, stream),
+            captions=captions,
+            synthetic_captions=synthetic_captions,
             num_read=len(places) + num_broken,
             num_broken=num_broken,
         )
@@ -127,12 +134,23 @@ class Executor:
         encoded = self._sources[stream].read_images(row_ids)
         return decode_all(encoded, self._config.canvas_size, self._config.max_pixels)
 
-    def _captions(self, stream: int, places: np.ndarray, seed: int) -> tuple[list[str], np.ndarray]:
-        """Distinct texts and which one each image has; empty where the stream has none or nothing reads them."""
+    def _captions(
+        self, stream: int, places: np.ndarray, seed: int
+    ) -> tuple[CaptionArrays | None, CaptionArrays | None]:
+        """What each image is described by: one caption of either kind, or one of each kind."""
         rows = self._catalog.streams[stream]
-        if self._tokenizer is None or not rows.has_captions:
-            return [], np.empty(0, np.int64)
-        probability = self._config.streams[stream].synthetic_caption_probability
+        if self._tokenizer is None:
+            return None, None
+        config = self._config.streams[stream]
+        if config.captions == "one":
+            share = config.synthetic_caption_probability
+            return self._encode(rows, places, seed, share) if rows.has_captions else None, None
+        written = self._encode(rows, places, seed, 0.0) if rows.has_written_captions else None
+        seed = _derive(seed, _PURPOSE_SYNTHETIC)
+        return written, self._encode(rows, places, seed, 1.0) if rows.has_synthetic_captions else None
+
+    def _encode(self, rows: StreamRows, places: np.ndarray, seed: int, synthetic_share: float) -> CaptionArrays:
+        assert self._tokenizer is not None
         # Images of one caption share one text, or each would be a false negative of the other. A row without a
         # caption id is alone; its key lies behind all ids.
         ids = rows.caption_ids[places]
@@ -141,16 +159,37 @@ class Executor:
         for key, place in zip(keys.tolist(), places.tolist(), strict=True):
             if key not in text_of:
                 random = np.random.default_rng((seed, _PURPOSE_CAPTION, key))
-                text_of[key] = choose_caption(rows, place, probability, random)
+                text_of[key] = choose_caption(rows, place, synthetic_share, random)
         texts = list(dict.fromkeys(text_of.values()))
-        index = {text: number for number, text in enumerate(texts)}
-        return texts, np.array([index[text_of[key]] for key in keys.tolist()], np.int64)
-
-    def _tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        if self._tokenizer is None or not texts:
-            return np.empty((0, 0), np.int64), np.empty(0, np.int64)
+        row_of = {text: number for number, text in enumerate(texts)}
         tokens, mask = self._tokenizer.encode(texts, self._max_tokens)
-        return tokens.numpy(), mask.sum(dim=1).numpy()
+        return CaptionArrays(
+            tokens=tokens.numpy(),
+            num_tokens=mask.sum(dim=1).numpy(),
+            index=np.array([row_of[text_of[key]] for key in keys.tolist()], np.int64),
+        )
+
+
+def _derive(seed: int, purpose: int) -> int:
+    return int(np.random.default_rng((seed, purpose)).integers(2**63))
+
+
+def _views(
+    pixels: torch.Tensor, shard: Shard, config: AugmentConfig, size: int, per_image: int, seed: int
+) -> UInt8[np.ndarray, "views 3 size size"]:
+    """A worker's views. Drawn for the whole batch, so that a view does not depend on the number of workers."""
+    views = draw_views(config, len(shard.planned.places) * per_image, seed)
+    return augment(pixels, size, views.part(shard.start * per_image, shard.stop * per_image)).numpy()
+
+
+def _local_views(
+    pixels: torch.Tensor, shard: Shard, stream: StreamConfig
+) -> UInt8[np.ndarray, "locals 3 size size"] | None:
+    crops = stream.local_crops
+    if crops is None:
+        return None
+    seed = _derive(shard.planned.seed, _PURPOSE_LOCAL)
+    return _views(pixels, shard, crops.augment, crops.image_size, stream.views_per_image * crops.count, seed)
 
 
 def replacements(rows: StreamRows, place: int) -> Iterator[int]:

@@ -13,11 +13,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from elastic.batch import Batch
+from elastic.batch import Batch, Captions
 from elastic.data.catalog import Catalog, open_catalog
 from elastic.data.config import DataConfig
 from elastic.data.decode import decode_all
-from elastic.data.execute import Executor, Held, ShardArrays
+from elastic.data.execute import CaptionArrays, Executor, Held, ShardArrays
 from elastic.data.plan import Planner, check_divisible, check_weights
 from elastic.data.preprocess import normalise
 from elastic.data.source import Source
@@ -201,21 +201,25 @@ def to_batch(arrays: ShardArrays, config: FeedConfig, catalog: Catalog) -> Batch
     def numbers(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values[places])
 
-    tokens = mask = caption_index = None
-    if len(arrays.tokens):
-        tokens = torch.from_numpy(arrays.tokens)
-        mask = torch.arange(tokens.shape[1]) < torch.from_numpy(arrays.num_tokens)[:, None]
-        repeated = np.repeat(arrays.caption_index, len(places) // len(arrays.places))
-        caption_index = torch.from_numpy(repeated)
+    def captions(found: CaptionArrays | None) -> Captions | None:
+        if found is None:
+            return None
+        tokens = torch.from_numpy(found.tokens)
+        mask = torch.arange(tokens.shape[1]) < torch.from_numpy(found.num_tokens)[:, None]
+        index = np.repeat(found.index, len(places) // len(arrays.places))
+        return Captions(tokens=tokens, mask=mask, index=torch.from_numpy(index))
+
+    local = arrays.local_images
     return Batch(
         images=torch.from_numpy(normalise(arrays.images, config.preprocess)),
         row_ids=numbers(rows.row_ids),
         domains=numbers(rows.domains),
+        stream=arrays.stream,
         labels=numbers(rows.labels) if "labels" in present else None,
         caption_ids=numbers(rows.caption_ids) if "caption_ids" in present else None,
-        tokens=tokens,
-        token_mask=mask,
-        caption_index=caption_index,
+        captions=captions(arrays.captions),
+        synthetic_captions=captions(arrays.synthetic_captions),
+        local_images=None if local is None else torch.from_numpy(normalise(local, config.preprocess)),
     )
 
 

@@ -147,6 +147,7 @@ class VisionConfig:
         vit = _create(self.timm_name, self.timm_kwargs(embed_dim))
         if vit.pos_embed is not None:
             nn.init.trunc_normal_(vit.pos_embed, std=self.position_std)
+        vit.patch_embed.strict_img_size = False  # local crops are smaller; `vit.py` looks at sizes itself
         return vit
 
     @property

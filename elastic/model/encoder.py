@@ -4,16 +4,18 @@ One set of weights serves every submodel; which one runs is an argument of each 
 different submodels of the same encoder at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Captions, Features
 from elastic.model.config import EncoderConfig
 from elastic.model.text import TextTower
-from elastic.model.vit import forward_vit
+from elastic.model.vit import Mask, forward_vit
 from elastic.submodel import Space, Submodel
 
 
@@ -33,12 +35,30 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch, submodel: Submodel) -> Features:
         """Un-normalised features of a batch; captions run at the text submodel of the same granularity."""
-        features = forward_vit(self.image, batch.images, submodel)
-        if self.text is None or batch.tokens is None:
+        features = self.see(batch.images, submodel)
+        if self.text is None:
             return features
-        assert batch.token_mask is not None and self.text_space is not None
-        text = self.text(batch.tokens, batch.token_mask, self.space.translate(submodel, self.text_space))
-        return replace(features, text_embedding=text)
+        first, second = self._read((batch.captions, batch.synthetic_captions), submodel)
+        return replace(features, text_embedding=first, second_text_embedding=second)
+
+    def see(
+        self, images: Float[Tensor, "batch channels height width"], submodel: Submodel, mask: Mask | None = None
+    ) -> Features:
+        """Un-normalised features of images alone, whole, masked or smaller than the model's."""
+        return forward_vit(self.image, images, submodel, mask)
+
+    def _read(self, captions: Sequence[Captions | None], submodel: Submodel) -> list[Tensor | None]:
+        """Embeddings of several sets of captions, all of them in one pass."""
+        assert self.text is not None and self.text_space is not None
+        found = [item for item in captions if item is not None]
+        if not found:
+            return [None] * len(captions)
+        length = max(item.tokens.shape[1] for item in found)
+        tokens = torch.cat([F.pad(item.tokens, (0, length - item.tokens.shape[1])) for item in found])
+        mask = torch.cat([F.pad(item.mask, (0, length - item.mask.shape[1])) for item in found])
+        embedded = self.text(tokens, mask, self.space.translate(submodel, self.text_space))
+        parts = iter(embedded.split([len(item.tokens) for item in found]))
+        return [None if item is None else next(parts) for item in captions]
 
     def encode_images(
         self, images: Float[Tensor, "batch channels height width"], submodel: Submodel, embed_dim: int

@@ -1,10 +1,16 @@
-"""The image tower: a timm VisionTransformer run at any submodel.
+"""The image tower: a timm VisionTransformer run at any submodel, on whole, masked or smaller images.
 
 The module stays timm's, with timm's parameter names, so a full-size checkpoint moves between both. Only the loop
-over its blocks is ours, because the FFN size of each block is an argument here.
+over its blocks is ours, because the FFN size of each block is an argument here, and what stands before it, because
+timm's own knows no masks and no second image size.
 """
 
-from jaxtyping import Float
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -13,28 +19,96 @@ from elastic.model.nested import nested_block
 from elastic.submodel import Submodel
 
 
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which patches are hidden, and the token that stands in their place."""
+
+    hidden: Bool[Tensor, "batch patches"]
+    token: Float[Tensor, " width"]
+
+
 def forward_vit(
-    vit: VisionTransformer, images: Float[Tensor, "batch channels height width"], submodel: Submodel
+    vit: VisionTransformer,
+    images: Float[Tensor, "batch channels height width"],
+    submodel: Submodel,
+    mask: Mask | None = None,
 ) -> Features:
-    """Image features at one submodel; at the full one, `embedding` equals `vit(images)`."""
-    tokens = forward_tokens(vit, images, submodel)
+    """Image features at one submodel; at the full one and without a mask, `embedding` equals `vit(images)`.
+
+    Images of another size than the tower's are embedded on a grid of positions resampled to theirs.
+    """
+    tokens = forward_tokens(vit, images, submodel, mask)
     pooled = vit.forward_head(tokens, pre_logits=True)
-    has_second = vit.has_class_token and vit.num_reg_tokens > 0
+    second = tokens[:, 1] if vit.has_class_token and vit.num_reg_tokens > 0 else None
     return Features(
         embedding=vit.head(pooled),
         cls_token=pooled,
         patch_tokens=tokens[:, vit.num_prefix_tokens :],
-        second_cls_token=tokens[:, 1] if has_second else None,
+        second_embedding=None if second is None else vit.head(vit.fc_norm(second)),
+        second_cls_token=second,
     )
 
 
 def forward_tokens(
-    vit: VisionTransformer, images: Float[Tensor, "batch channels height width"], submodel: Submodel
+    vit: VisionTransformer,
+    images: Float[Tensor, "batch channels height width"],
+    submodel: Submodel,
+    mask: Mask | None = None,
 ) -> Float[Tensor, "batch tokens dim"]:
     """Prefix and patch tokens after the last block and timm's final norm (none where timm pools first)."""
     assert submodel.depth == len(vit.blocks), f"{submodel} for {len(vit.blocks)} blocks"
-    x = vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))
-    x = vit.norm_pre(x)
+    size = vit.patch_embed.img_size
+    if mask is None and images.shape[-2:] == size:
+        x = vit._pos_embed(vit.patch_embed(images))
+    else:
+        x = _with_positions(vit, *_patches(vit, images, mask))
+    x = vit.norm_pre(vit.patch_drop(x))
     for block, ffn_dim in zip(vit.blocks, submodel.ffn_dims, strict=True):
         x = nested_block(block, x, ffn_dim)
     return vit.norm(x)
+
+
+def patch_pixels(images: Float[Tensor, "batch channels height width"], num_patches: int) -> Float[Tensor, "..."]:
+    """The pixels of every patch, `[batch, patches, channels * side * side]`, in the order of the patch tokens."""
+    side = images.shape[-1] // round(num_patches**0.5)
+    return F.unfold(images, kernel_size=side, stride=side).transpose(1, 2)
+
+
+def _patches(
+    vit: VisionTransformer, images: Tensor, mask: Mask | None
+) -> tuple[Float[Tensor, "batch patches dim"], tuple[int, int]]:
+    """Patch tokens without positions, hidden ones replaced, and their grid.
+
+    A hidden patch's pixels are cleared too: a convolutional stem would show them to the patches beside it.
+    """
+    if mask is not None:
+        images = images * _visible_pixels(mask.hidden, images)
+    x = vit.patch_embed(images)
+    grid = images.shape[-1] * vit.patch_embed.grid_size[0] // vit.patch_embed.img_size[0]
+    assert x.shape[1] == grid * grid, f"{images.shape[-1]} pixels are no whole number of patches"
+    if mask is not None:
+        x = torch.where(mask.hidden[..., None], mask.token.to(x.dtype), x)
+    return x, (grid, grid)
+
+
+def _visible_pixels(hidden: Bool[Tensor, "batch patches"], images: Tensor) -> Float[Tensor, "batch 1 height width"]:
+    side = round(hidden.shape[1] ** 0.5)
+    visible = (~hidden).to(images.dtype).view(len(hidden), 1, side, side)
+    return F.interpolate(visible, size=images.shape[-2:], mode="nearest")
+
+
+def _with_positions(vit: VisionTransformer, x: Tensor, grid: tuple[int, int]) -> Float[Tensor, "batch tokens dim"]:
+    """Positions added, prefix tokens in front: timm's `_pos_embed` for any grid.
+
+    Positions are resampled bilinearly with antialiasing to an explicit size (TIPS's rule).
+    """
+    prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+    if vit.pos_embed is None:
+        return torch.cat([*prefix, x], dim=1)
+    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    positions = resample_abs_pos_embed(
+        vit.pos_embed, list(grid), list(vit.patch_embed.grid_size), num_prefix, interpolation="bilinear"
+    )
+    if vit.no_embed_class:
+        return vit.pos_drop(torch.cat([*prefix, x + positions], dim=1))
+    return vit.pos_drop(torch.cat([*prefix, x], dim=1) + positions)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elastic.batch import NO_LABEL, Batch, Features
+from elastic.batch import NO_LABEL, Batch, Passes
 from elastic.errors import ConfigError
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
 from elastic.objectives.distributed import global_mean
@@ -57,6 +57,7 @@ class Classification(ObjectiveConfig):
     """Probability spread evenly over all classes."""
 
     def __post_init__(self) -> None:
+        ObjectiveConfig.__post_init__(self)
         if self.scale <= 0 or not 0 <= self.margin < math.pi / 2 or not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 "classification", self, "needs scale > 0, 0 <= margin < pi/2 and 0 <= label_smoothing < 1"
@@ -86,13 +87,13 @@ class ClassificationLoss(Objective):
         self.config = config
         self.prototypes = nn.Parameter(torch.randn(dims.num_classes, dims.embed_dim) * _INIT_STD)
 
-    def forward(self, student: Features, batch: Batch, teacher: Features | None) -> Terms:
+    def forward(self, passes: Passes, batch: Batch) -> Terms:
         """`ce`: cross-entropy of the labelled rows; starts near the log of the number of classes."""
         assert batch.labels is not None
         config, labelled = self.config, batch.labels != NO_LABEL
         labels = batch.labels.clamp(min=0)
-        prototypes = self.prototypes[:, : student.embedding.shape[1]]
-        cosines = F.normalize(student.embedding, dim=1) @ F.normalize(prototypes, dim=1).T
+        prototypes = self.prototypes[:, : passes.clean.embedding.shape[1]]
+        cosines = F.normalize(passes.clean.embedding, dim=1) @ F.normalize(prototypes, dim=1).T
         logits = config.scale * add_margin(cosines, labels, config.margin, config.margin_kind)
         rows = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
         return {"ce": global_mean(rows, labelled)}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from elastic.batch import NO_LABEL, Batch, Features
+from elastic.batch import NO_LABEL, Batch, Captions, Passes
 from elastic.errors import ConfigError
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
 from elastic.objectives.distributed import gather, gather_with_grad
@@ -66,6 +66,48 @@ def caption_keys(tokens: Int[Tensor, "captions length"]) -> Int[Tensor, " captio
     return (tokens.to(torch.int64) * factors).sum(dim=1)
 
 
+def caption_matches(captions: Captions) -> Bool[Tensor, "all_images all_captions"]:
+    """Which captions of all workers describe which of all their images; equal captions describe the same images."""
+    text_keys = caption_keys(captions.tokens)
+    image_keys = gather(text_keys[captions.index.clamp(min=0)])
+    has_caption = gather(captions.index != NO_LABEL)
+    return (image_keys[:, None] == gather(text_keys)[None, :]) & has_caption[:, None]
+
+
+class Temperature(nn.Module):
+    """A learned softmax temperature that cannot fall below a bound. Called without arguments, gives its value."""
+
+    def __init__(self, start: float, lowest: float) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(start)))
+        self._lowest = lowest
+
+    def forward(self) -> Float[Tensor, ""]:
+        """The temperature; bounds the value, not its gradient, so that it can always come back."""
+        with torch.no_grad():
+            self.log_temperature.clamp_(min=math.log(self._lowest))
+        return self.log_temperature.exp()
+
+
+def global_image_text(
+    images: Float[Tensor, "images dim"],
+    texts: Float[Tensor, "texts dim"] | None,
+    captions: Captions | None,
+    temperature: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Mean of both directions of InfoNCE over the rows of all workers, images of one caption sharing it.
+
+    Raises:
+        ConfigError: there are no text embeddings, because the encoder has no text tower.
+    """
+    if texts is None:
+        raise ConfigError("model.text", None, "an image-text objective needs a text tower")
+    assert captions is not None, "the joint loss skips batches without captions"
+    matches = caption_matches(captions)
+    to_text, to_image = info_nce(gather_with_grad(images), gather_with_grad(texts), matches, temperature)
+    return (to_text + to_image) / 2
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageText(ObjectiveConfig):
     """CLIP: an image and its caption attract, all other pairs of the global batch repel."""
@@ -76,13 +118,14 @@ class ImageText(ObjectiveConfig):
     """Learning cannot go below it (CLIP: a logit scale of at most 100)."""
 
     def __post_init__(self) -> None:
+        ObjectiveConfig.__post_init__(self)
         if not 0 < self.min_temperature <= self.temperature:
             raise ConfigError("temperature", self.temperature, f"must be >= min_temperature={self.min_temperature} > 0")
 
     @property
     def needs(self) -> frozenset[str]:
-        """Captions and which image each belongs to."""
-        return frozenset({"tokens", "token_mask", "caption_index"})
+        """Captions."""
+        return frozenset({"captions"})
 
     def build(self, dims: Dimensions) -> "ImageTextLoss":
         """The loss with its temperature."""
@@ -94,27 +137,14 @@ class ImageTextLoss(Objective):
 
     def __init__(self, config: ImageText) -> None:
         super().__init__()
-        self.config = config
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        self.temperature = Temperature(config.temperature, config.min_temperature)
 
-    def forward(self, student: Features, batch: Batch, teacher: Features | None) -> Terms:
+    def forward(self, passes: Passes, batch: Batch) -> Terms:
         """`nce`: starts near the log of the number of captions, and of images, in the global batch.
 
         Raises:
             ConfigError: the encoder has no text tower.
         """
-        if student.text_embedding is None:
-            raise ConfigError("model.text", None, "an image-text objective needs a text tower")
-        assert batch.tokens is not None and batch.caption_index is not None
-        text_keys = caption_keys(batch.tokens)
-        image_keys = gather(text_keys[batch.caption_index.clamp(min=0)])
-        has_caption = gather(batch.caption_index != NO_LABEL)
-        matches = (image_keys[:, None] == gather(text_keys)[None, :]) & has_caption[:, None]
-        images, texts = gather_with_grad(student.embedding), gather_with_grad(student.text_embedding)
-        to_text, to_image = info_nce(images, texts, matches, self._temperature())
-        return {"nce": (to_text + to_image) / 2}
-
-    def _temperature(self) -> Tensor:
-        with torch.no_grad():  # bounds the value, not its gradient, so that it can always come back
-            self.log_temperature.clamp_(min=math.log(self.config.min_temperature))
-        return self.log_temperature.exp()
+        student = passes.clean
+        nce = global_image_text(student.embedding, student.text_embedding, batch.captions, self.temperature())
+        return {"nce": nce}

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Passes, PassName
 from elastic.errors import ConfigError
-from elastic.objectives.base import Dimensions, ObjectiveConfig, Terms
+from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -22,7 +22,7 @@ def check(objectives: Mapping[str, ObjectiveConfig], *streams: Collection[str]) 
     """Accept objectives that the data can feed; each of `streams` is the set of `Batch` fields it carries.
 
     Raises:
-        ConfigError: an objective finds no stream with all it needs, or a stream feeds no objective.
+        ConfigError: an objective finds no stream with all it needs, or a stream feeds no objective from the start.
     """
     for name, config in objectives.items():
         if not any(config.needs <= set(fields) for fields in streams):
@@ -30,8 +30,12 @@ def check(objectives: Mapping[str, ObjectiveConfig], *streams: Collection[str]) 
             rule = f"needs batches with {sorted(missing)}, which no stream carries"
             raise ConfigError(f"objectives.{name}", type(config).__name__, rule)
     for index, fields in enumerate(streams):
-        if not any(config.needs <= set(fields) for config in objectives.values()):
+        fed = [config for config in objectives.values() if config.needs <= set(fields)]
+        if not fed:
             raise ConfigError(f"data.streams[{index}]", sorted(fields), "carries too little for every objective")
+        if all(config.start > 0 for config in fed):
+            rule = "feeds only objectives that start later; one of them must start at 0"
+            raise ConfigError(f"data.streams[{index}]", sorted(fields), rule)
 
 
 class JointObjective(nn.Module):
@@ -50,21 +54,29 @@ class JointObjective(nn.Module):
         self.configs = dict(objectives)
         self.objectives = nn.ModuleDict({name: config.build(dims) for name, config in objectives.items()})
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any objective reads teacher features."""
-        return any(config.needs_teacher for config in self.configs.values())
+    def passes(self, present: frozenset[str], progress: float) -> frozenset[PassName]:
+        """The encoder passes that a batch with these fields is to be given, besides the clean one."""
+        active = self._weights(present, progress)
+        return frozenset().union(*(self.configs[name].passes for name in active))
 
-    def forward(self, student: Features, batch: Batch, teacher: Features | None) -> tuple[Float[Tensor, ""], Terms]:
+    def forward(self, passes: Passes, batch: Batch) -> tuple[Float[Tensor, ""], Terms]:
         """The loss, and its unweighted terms named `objective/term`."""
-        loss = torch.zeros((), device=student.embedding.device)
+        loss = torch.zeros((), device=passes.clean.embedding.device)
         report: Terms = {}
-        for name, config in self.configs.items():
-            if not config.needs <= batch.present:
-                continue
-            assert teacher is not None or not config.needs_teacher, f"{name} needs a teacher"
-            terms = self.objectives[name](student, batch, teacher)
-            loss = loss + config.weight * sum(value for term, value in terms.items() if "@" not in term)
+        for name, weight in self._weights(batch.present, passes.progress).items():
+            terms = self.objectives[name](passes, batch)
+            loss = loss + weight * sum(value for term, value in terms.items() if "@" not in term)
             report |= {f"{name}/{term}": value for term, value in terms.items()}
-        assert report, f"a batch with {sorted(batch.present)} feeds no objective"
         return loss, report
+
+    def after_step(self, decay: float) -> None:
+        """See `Objective.after_step`."""
+        for objective in self.objectives.values():
+            assert isinstance(objective, Objective)
+            objective.after_step(decay)
+
+    def _weights(self, present: frozenset[str], progress: float) -> dict[str, float]:
+        """The objectives that count now, and how much."""
+        fed = {name: config for name, config in self.configs.items() if config.needs <= present}
+        assert fed, f"a batch with {sorted(present)} feeds no objective"
+        return {name: config.weight_at(progress) for name, config in fed.items() if progress >= config.start}

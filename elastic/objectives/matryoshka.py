@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Passes, PassName
 from elastic.errors import ConfigError
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
 
@@ -26,13 +26,14 @@ class Matryoshka(ObjectiveConfig):
     """Relative weight of each width in the mean (MRL's c_m); equal if left out."""
 
     def __post_init__(self) -> None:
+        ObjectiveConfig.__post_init__(self)
         dims, weights = self.embed_dims, self.width_weights
         if not dims or min(dims) < 1 or list(dims) != sorted(set(dims)):
             raise ConfigError("embed_dims", dims, "must be positive, ascending and without repeats")
         if weights is not None and (len(weights) != len(dims) or min(weights) < 0 or sum(weights) == 0):
             raise ConfigError("width_weights", weights, f"needs {len(dims)} non-negative numbers, not all zero")
-        if self.inner.weight != 1:
-            raise ConfigError("inner.weight", self.inner.weight, "set the weight of the Matryoshka objective instead")
+        if (self.inner.weight, self.inner.start, self.inner.ramp) != (1, 0, 0):
+            raise ConfigError("inner.weight", self.inner, "set these of the Matryoshka objective instead")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -40,9 +41,9 @@ class Matryoshka(ObjectiveConfig):
         return self.inner.needs
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether the inner objective does."""
-        return self.inner.needs_teacher
+    def passes(self) -> frozenset[PassName]:
+        """What the inner objective reads."""
+        return self.inner.passes
 
     def build(self, dims: Dimensions) -> "MatryoshkaLoss":
         """The inner loss, run at each width.
@@ -64,12 +65,16 @@ class MatryoshkaLoss(Objective):
         weights = config.width_weights or (1.0,) * len(config.embed_dims)
         self._shares = {dim: weight / sum(weights) for dim, weight in zip(config.embed_dims, weights, strict=True)}
 
-    def forward(self, student: Features, batch: Batch, teacher: Features | None) -> Terms:
+    def forward(self, passes: Passes, batch: Batch) -> Terms:
         """The inner terms, and each of them per width as `term@width` for the log."""
         terms: Terms = {}
         for embed_dim, share in self._shares.items():
-            inner = self.inner(student.truncate(embed_dim), batch, teacher)
+            inner = self.inner(passes.truncate(embed_dim), batch)
             for name, value in inner.items():
                 terms[name] = terms.get(name, torch.zeros_like(value)) + share * value
                 terms[f"{name}@{embed_dim}"] = value.detach()
         return terms
+
+    def after_step(self, decay: float) -> None:
+        """What the inner objective does."""
+        self.inner.after_step(decay)

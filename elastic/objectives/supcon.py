@@ -6,7 +6,7 @@ multi-positive loss (arXiv 2312.17742) with instance classes in place of caption
 
 from dataclasses import dataclass
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Passes
 from elastic.errors import ConfigError
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
 from elastic.objectives.contrastive import multi_positive_nce
@@ -21,6 +21,7 @@ class MultiPositive(ObjectiveConfig):
     """Softmax temperature, fixed."""
 
     def __post_init__(self) -> None:
+        ObjectiveConfig.__post_init__(self)
         if self.temperature <= 0:
             raise ConfigError("temperature", self.temperature, "must be positive")
 
@@ -41,8 +42,8 @@ class MultiPositiveLoss(Objective):
         super().__init__()
         self.config = config
 
-    def forward(self, student: Features, batch: Batch, teacher: Features | None) -> Terms:
+    def forward(self, passes: Passes, batch: Batch) -> Terms:
         """`nce`: starts near the log of the other rows, floor at the log of the positives per row."""
         assert batch.labels is not None
-        embeddings, labels = gather_with_grad(student.embedding), gather(batch.labels)
+        embeddings, labels = gather_with_grad(passes.clean.embedding), gather(batch.labels)
         return {"nce": multi_positive_nce(embeddings, labels, self.config.temperature)}

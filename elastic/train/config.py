@@ -13,6 +13,7 @@ from elastic.data.config import DataConfig
 from elastic.errors import ConfigError
 from elastic.model.config import EncoderConfig
 from elastic.objectives.base import ObjectiveConfig
+from elastic.train.masking import MaskConfig
 from elastic.train.optim import OptimConfig
 from elastic.train.submodels import SubmodelSampling
 
@@ -39,6 +40,14 @@ class TrainConfig:
     """Optimizer, learning rate and averaged weights."""
     accumulate: int = 1
     """Planned batches that make up one update. Contrastive terms see the negatives of one batch at a time."""
+    micro_batches: int = 1
+    """Parts that the encoder sees a worker's share of a batch in, to save memory for one more forward pass. Losses and
+    gradients stay those of the whole batch, contrastive ones included (GradCache)."""
+    masking: MaskConfig = field(default_factory=MaskConfig)
+    """What objectives that predict hidden patches hide."""
+    teacher: Literal["average", "student"] = "average"
+    """Whose encoder makes the targets of self-distillation: the averaged weights' (TIPS, SynCLR), or the student's own,
+    so that only the heads are averaged (TIPS v2; needs an image-text objective, or it collapses)."""
     seed: int = 0
     """Decides the weights at the start, the plan of the data, the augmentation and the sampled submodels."""
     num_workers: int = 1
@@ -62,7 +71,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError("name", self.name, "must be a plain directory name of letters, digits, '.', '_' and '-'")
-        for name in ("steps", "accumulate", "num_workers", "checkpoint_every", "keep_last", "log_every"):
+        for name in (
+            "steps",
+            "accumulate",
+            "micro_batches",
+            "num_workers",
+            "checkpoint_every",
+            "keep_last",
+            "log_every",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "must be at least 1")
         for name in ("seed", "num_threads", "validate_every"):
@@ -82,6 +99,10 @@ class TrainConfig:
             rule = f"must equal model.vision.image_size={self.model.vision.image_size}"
             raise ConfigError("data.image_size", self.data.image_size, rule)
         for index, stream in enumerate(self.data.streams):
+            crops, patch = stream.local_crops, self.data.image_size // round(self.model.vision.shape.num_patches**0.5)
+            if crops is not None and crops.image_size % patch:
+                rule = f"must be a multiple of the patch's {patch} pixels"
+                raise ConfigError(f"data.streams.{index}.local_crops.image_size", crops.image_size, rule)
             if stream.sampling.num_groups % self.num_workers:
                 rule = f"its {stream.sampling.num_groups} groups must divide among {self.num_workers} workers"
                 raise ConfigError(f"data.streams.{index}.sampling", stream.sampling, rule)

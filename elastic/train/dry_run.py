@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from torch import Tensor, UntypedStorage
 
-from elastic.batch import Batch
+from elastic.batch import Batch, Captions
 from elastic.data.catalog import Catalog
 from elastic.data.config import StreamConfig
 from elastic.model.config import IMAGE_CHANNELS
@@ -86,9 +86,7 @@ def _blank_batch(config: TrainConfig, rows: int) -> Batch:
         images=torch.zeros(rows, IMAGE_CHANNELS, size, size),
         row_ids=torch.arange(rows),
         domains=torch.zeros(rows, dtype=torch.int64),
-        tokens=tokens,
-        token_mask=None if tokens is None else tokens.bool(),
-        caption_index=None if tokens is None else torch.arange(rows),
+        captions=None if tokens is None else Captions(tokens=tokens, mask=tokens.bool(), index=torch.arange(rows)),
     )
 
 

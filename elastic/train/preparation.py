@@ -10,7 +10,7 @@ from elastic.objectives.joint import JointObjective, check
 from elastic.train.config import TrainConfig
 from elastic.train.validation import Validation
 
-TEXT_FIELDS = frozenset({"tokens", "token_mask", "caption_index"})
+TEXT_FIELDS = frozenset({"captions", "synthetic_captions"})
 """`Batch` fields that only an encoder with a text tower is fed."""
 
 
@@ -47,11 +47,13 @@ def carried_fields(config: TrainConfig, catalog: Catalog) -> tuple[frozenset[str
 
 def dimensions(config: TrainConfig, catalog: Catalog) -> Dimensions:
     """The sizes that the objectives' parameters follow from."""
+    shape = config.model.vision.shape
     return Dimensions(
         embed_dim=config.model.embed_dim,
-        width=config.model.vision.shape.width,
+        width=shape.width,
         num_classes=catalog.num_classes,
         class_domains=catalog.class_domains,
+        num_patches=shape.num_patches,
     )
 
 

@@ -1,12 +1,8 @@
-"""What a step changes: weights, averaged weights, optimizer moments, and how many steps were taken.
+"""What a step changes: weights, averaged weights, optimizer moments, and how many steps were taken."""
 
-`Learner` holds the encoder and its objectives in one module, because the objectives have parameters too (class
-prototypes, temperatures) and data parallelism must see all of them in one forward pass.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,38 +10,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Features, PassName
 from elastic.model.encoder import Encoder
 from elastic.model.pretrained import build_encoder
 from elastic.objectives.base import Dimensions, Terms
 from elastic.objectives.joint import JointObjective
 from elastic.submodel import Space, Submodel
+from elastic.train.cached import gradients, join, split
 from elastic.train.config import TrainConfig
 from elastic.train.ema import decay_at, update_average
+from elastic.train.learner import Given, Learner
+from elastic.train.masking import draw_masks
 from elastic.train.optim import build_optimizer, learning_rate_at
 from elastic.train.seeding import derive_seed
-
-
-class Learner(nn.Module):
-    """A batch and a submodel in, the joint loss and its named terms out."""
-
-    def __init__(self, encoder: Encoder, objective: JointObjective, precision: str) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.objective = objective
-        self._precision = precision
-
-    def forward(self, batch: Batch, submodel: Submodel, teacher: Features | None) -> tuple[Tensor, Terms]:
-        """The encoder runs in the configured precision, the objective always in fp32."""
-        features = self.encode(self.encoder, batch, submodel)
-        return self.objective(features, batch, teacher)
-
-    def encode(self, encoder: Encoder, batch: Batch, submodel: Submodel) -> Features:
-        """Features in fp32, whatever the precision they were computed in."""
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            features = encoder(batch, submodel)
-        values = ((f.name, getattr(features, f.name)) for f in fields(features))
-        return replace(features, **{name: value.float() for name, value in values if value is not None})
+from elastic.train.window import num_workers, rank
 
 
 class TrainState:
@@ -65,21 +43,73 @@ class TrainState:
         self.step = 0
         self._parallel = _share_gradients(self.learner)
 
-    def teach(self, batch: Batch) -> Features | None:
-        """The averaged encoder's features at the full submodel, if an objective asks for a teacher."""
-        if not self.learner.objective.needs_teacher:
-            return None
-        with torch.no_grad():
-            return self.learner.encode(self.average, batch, self.space.full)
+    @property
+    def progress(self) -> float:
+        """Share of the run's updates that were taken."""
+        return self.step / self.config.steps
 
-    @contextmanager
-    def backward(self, *, sync: bool) -> Iterator[nn.Module]:
-        """The learner, for one forward and backward pass; workers share the gradients summed so far at `sync`."""
-        hold: AbstractContextManager[None] = nullcontext()
-        if isinstance(self._parallel, DistributedDataParallel) and not sync:
-            hold = self._parallel.no_sync()
-        with hold:
-            yield self._parallel
+    def hide(self, batch: Batch, number: int) -> Batch:
+        """The batch, the step's `number`-th, with the patches that its masked pass hides, if there is one."""
+        if "masked" not in self._wanted(batch):
+            return batch
+        # Drawn for the whole batch, so that an image's mask does not depend on the number of workers.
+        size, shape = len(batch.images), self.config.model.vision.shape
+        seed = derive_seed(self.config.seed, "masks", self.step, number)
+        masks = draw_masks(self.config.masking, size * num_workers(), shape.num_patches, seed)
+        return replace(batch, mask=masks[rank() * size : (rank() + 1) * size].to(batch.images.device))
+
+    def teach(self, batch: Batch, submodels: Sequence[Submodel]) -> Features | None:
+        """What the teacher sees in whole images, at the full submodel; `None` where no pass of its own is needed.
+
+        That is where nobody asks for a teacher, and where the student teaches itself (TIPS v2) and is computed at
+        the full submodel anyway.
+        """
+        config = self.config
+        if "teacher" not in self._wanted(batch):
+            return None
+        if config.teacher == "average":
+            return self._observe(self.average, batch)
+        if tuple(submodels) == (self.space.full,) and config.model.vision.drop_path == 0 and config.micro_batches == 1:
+            return None
+        self.learner.encoder.eval()  # as a teacher, the student drops no path
+        features = self._observe(self.learner.encoder, batch)
+        self.learner.encoder.train()
+        return features
+
+    def learn(
+        self, batch: Batch, submodel: Submodel, given: Given, *, share: float, sync: bool
+    ) -> tuple[Tensor, Terms, Features]:
+        """Add `share` of one loss's gradient; workers exchange what was summed so far at `sync`.
+
+        Returns the loss, its terms and the features of the clean pass, without gradients.
+        """
+        if self.config.micro_batches > 1:
+            return self._learn_in_parts(batch, submodel, given, share=share, sync=sync)
+        with self._sharing(sync):
+            loss, terms, features = self._parallel(batch, submodel, given)
+            (share * loss).backward()
+        return loss.detach(), terms, features
+
+    def _learn_in_parts(
+        self, batch: Batch, submodel: Submodel, given: Given, *, share: float, sync: bool
+    ) -> tuple[Tensor, Terms, Features]:
+        """The same with the activations of one part at a time; see `cached`."""
+        parts, seed = split(batch, self.config.micro_batches), torch.initial_seed()
+        seen = []
+        for number, part in enumerate(parts):
+            torch.manual_seed(seed + number)  # so that the second look drops the same paths
+            with torch.no_grad():
+                seen.append(self.learner.run(part, submodel, given))
+        joined, leaves = join(seen)
+        passes = replace(joined, teacher=given.teacher)
+        loss, terms = self.learner.objective(passes, batch)
+        (share * loss).backward()
+        for number, (part, pull) in enumerate(zip(parts, gradients(leaves, seen), strict=True)):
+            torch.manual_seed(seed + number)
+            with self._sharing(sync and number == len(parts) - 1):
+                carried, _, _ = self._parallel(part, submodel, given, pull)
+                carried.backward()
+        return loss.detach(), terms, passes.clean.detach()
 
     def update(self) -> Tensor:
         """Clip, step, average; returns the norm of the gradients before clipping."""
@@ -89,9 +119,28 @@ class TrainState:
             group["lr"] = learning_rate_at(self.step, self.config.steps, optim)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        update_average(self.average, self.learner.encoder, decay_at(self.step, optim.ema_decay))
+        decay = decay_at(self.step, optim.ema_decay)
+        update_average(self.average, self.learner.encoder, decay)
+        self.learner.objective.after_step(decay)
         self.step += 1
         return grad_norm
+
+    def _wanted(self, batch: Batch) -> frozenset[PassName]:
+        return self.learner.objective.passes(batch.present, self.progress)
+
+    @torch.no_grad()
+    def _observe(self, encoder: Encoder, batch: Batch) -> Features:
+        without_text = replace(batch, captions=None, synthetic_captions=None)
+        return self.learner.encode(encoder, without_text, self.space.full)
+
+    @contextmanager
+    def _sharing(self, sync: bool) -> Iterator[None]:
+        """One forward and backward pass, after which workers exchange gradients at `sync`."""
+        hold: AbstractContextManager[None] = nullcontext()
+        if isinstance(self._parallel, DistributedDataParallel) and not sync:
+            hold = self._parallel.no_sync()
+        with hold:
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on besides the config."""

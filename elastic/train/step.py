@@ -7,6 +7,7 @@ import torch
 from elastic.batch import Batch
 from elastic.objectives.base import Terms
 from elastic.submodel import Submodel
+from elastic.train.learner import Given
 from elastic.train.seeding import derive_seed
 from elastic.train.state import TrainState
 
@@ -14,20 +15,22 @@ from elastic.train.state import TrainState
 def train_step(state: TrainState, batches: Sequence[Batch], submodels: Sequence[Submodel], *, rank: int) -> Terms:
     """Average one joint loss per submodel and batch, share the gradients once, then update once.
 
-    Every submodel sees the same batches and, because the generator is set before each pass, the same dropped paths.
-    Returns the step's detached scalars by name, `<objective>/<term>/<granularity>` for the terms.
+    Every submodel, largest first, sees the same batches, masks and teacher and, because the generator is set before
+    each, the same dropped paths. Returns the step's detached scalars by name, `<objective>/<term>/<granularity>` for
+    the terms.
     """
     report: Terms = {"loss": torch.zeros((), device=batches[0].images.device)}
-    num_passes = len(batches) * len(submodels)
-    for number, batch in enumerate(batches):
-        teacher = state.teach(batch)
+    share = 1 / (len(batches) * len(submodels))
+    for number, planned in enumerate(batches):
+        batch = state.hide(planned, number)
+        teacher, largest = state.teach(batch, submodels), None
         for submodel in submodels:
             torch.manual_seed(derive_seed(state.config.seed, "step", state.step, rank, number))
+            given = Given(progress=state.progress, teacher=teacher, largest=largest)
             is_last = number == len(batches) - 1 and submodel is submodels[-1]
-            with state.backward(sync=is_last) as learner:  # workers exchange gradients once a step
-                loss, terms = learner(batch, submodel, teacher)
-                (loss / num_passes).backward()
-            report["loss"] += loss.detach() / num_passes
+            loss, terms, features = state.learn(batch, submodel, given, share=share, sync=is_last)
+            largest = features if submodel == state.space.full else largest
+            report["loss"] += share * loss
             granularity = state.space.name(submodel)
             for name, value in terms.items():
                 key = f"{name}/{granularity}"

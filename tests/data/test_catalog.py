@@ -71,7 +71,7 @@ def test_present_fields_are_those_that_every_stream_fills(tmp_path: Path, shapes
     bare = write(tmp_path, table(3, 1, caption=None, label=None, caption_id=None), "bare.parquet")
     shuffled = Shuffled(batch_size=2)
     full = open_catalog(config(stream(shapes)))[0]
-    assert full.present >= {"labels", "caption_ids", "tokens", "token_mask", "caption_index"}
+    assert full.present >= {"labels", "caption_ids", "captions"}
     mixed = open_catalog(config(stream(shapes), stream(bare, name="bare", sampling=shuffled)))[0]
     assert mixed.present == {"images", "row_ids", "domains"}
 

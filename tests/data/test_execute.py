@@ -64,8 +64,8 @@ def test_parts_of_several_workers_are_the_whole(shapes: str, stream_number: int)
     alone = run.execute(shard_of(data, 4, stream_number))
     parts = [run.execute(shard_of(data, 4, stream_number, rank, 2)) for rank in range(2)]
     assert np.array_equal(alone.images, np.concatenate([part.images for part in parts]))
-    texts = [part.tokens[part.caption_index] for part in parts]
-    assert alone.tokens[alone.caption_index].tolist() == [row for part in texts for row in part.tolist()]
+    texts = [part.captions.tokens[part.captions.index] for part in parts]
+    assert alone.captions.tokens[alone.captions.index].tolist() == [row for part in texts for row in part.tolist()]
 
 
 def test_held_and_read_images_give_the_same_views(damaged: str):
@@ -113,9 +113,9 @@ def test_images_of_one_caption_share_one_text(tmp_path: Path):
     texts = set()
     for seed in range(20):
         made = run.execute(whole([0, 1, 2, 3, 4, 5], seed))
-        assert made.caption_index.tolist() == [0, 0, 0, 1, 1, 1]
-        assert made.tokens.shape[0] == len(made.num_tokens) == 2
-        texts.add(made.tokens[0].tobytes())
+        assert made.captions.index.tolist() == [0, 0, 0, 1, 1, 1]
+        assert made.captions.tokens.shape[0] == len(made.captions.num_tokens) == 2
+        texts.add(made.captions.tokens[0].tobytes())
     assert len(texts) > 1
 
 
@@ -123,15 +123,15 @@ def test_equal_texts_of_different_captions_are_one_row(tmp_path: Path):
     location = write(tmp_path, table(4, 1, caption=["thing"] * 4, caption_id=None))
     data = DataConfig(streams=(stream(location),), image_size=8, canvas_size=16)
     made = executor(data).execute(whole([0, 1, 3]))
-    assert made.caption_index.tolist() == [0, 0, 0]
-    assert len(made.tokens) == 1
+    assert made.captions.index.tolist() == [0, 0, 0]
+    assert len(made.captions.tokens) == 1
 
 
 def test_without_captions_there_are_no_tokens(tmp_path: Path):
     location = write(tmp_path, table(4, 1, caption=None))
     data = DataConfig(streams=(stream(location, sampling=Shuffled(batch_size=2)),), image_size=8, canvas_size=16)
     made = executor(data).execute(whole([0, 1]))
-    assert made.tokens.size == made.caption_index.size == 0
+    assert made.captions is None and made.synthetic_captions is None
 
 
 def test_synthetic_captions_are_chosen_as_often_as_asked(tmp_path: Path):

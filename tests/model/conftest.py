@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from elastic.batch import Batch
+from elastic.batch import Batch, Captions
 from elastic.model.config import EncoderConfig, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
 
@@ -73,7 +73,9 @@ def batch() -> Batch:
         images=torch.randn(4, 3, 16, 16, generator=generator),
         row_ids=torch.arange(4),
         domains=torch.zeros(4, dtype=torch.int64),
-        tokens=torch.tensor([[3, 4, 5], [6, 7, 0]]),
-        token_mask=torch.tensor([[True, True, True], [True, True, False]]),
-        caption_index=torch.tensor([0, 0, 1, 1]),
+        captions=Captions(
+            tokens=torch.tensor([[3, 4, 5], [6, 7, 0]]),
+            mask=torch.tensor([[True, True, True], [True, True, False]]),
+            index=torch.tensor([0, 0, 1, 1]),
+        ),
     )

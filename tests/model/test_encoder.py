@@ -19,22 +19,22 @@ def test_features_hold_both_embeddings_unnormalised(encoder: Encoder, batch: Bat
 
 
 def test_captions_run_at_the_granularity_of_the_images(encoder: Encoder, batch: Batch):
-    assert encoder.text is not None and batch.tokens is not None and batch.token_mask is not None
+    assert encoder.text is not None and batch.captions is not None
     for name, submodel in encoder.space.granularities.items():
         assert encoder.text_space is not None
-        expected = encoder.text(batch.tokens, batch.token_mask, encoder.text_space.granularities[name])
+        expected = encoder.text(batch.captions.tokens, batch.captions.mask, encoder.text_space.granularities[name])
         assert torch.equal(encoder(batch, submodel).text_embedding, expected)
 
 
 def test_a_mixed_submodel_maps_to_the_same_relative_depth(encoder: Encoder, batch: Batch):
-    assert encoder.text is not None and batch.tokens is not None and batch.token_mask is not None
+    assert encoder.text is not None and batch.captions is not None
     mixed = Submodel((12, 24, 96))  # S, M, XL over three layers: the text tower's two take the first and second
-    expected = encoder.text(batch.tokens, batch.token_mask, Submodel((8, 16)))
+    expected = encoder.text(batch.captions.tokens, batch.captions.mask, Submodel((8, 16)))
     assert torch.equal(encoder(batch, mixed).text_embedding, expected)
 
 
 def test_a_batch_without_captions_has_no_text_embedding(encoder: Encoder, batch: Batch):
-    bare = replace(batch, tokens=None, token_mask=None, caption_index=None)
+    bare = replace(batch, captions=None)
     features = encoder(bare, encoder.space.full)
     assert features.text_embedding is None
     assert torch.equal(features.embedding, encoder(batch, encoder.space.full).embedding)
@@ -48,8 +48,8 @@ def test_embeddings_are_cut_before_they_are_normalised(encoder: Encoder, batch: 
 
 
 def test_texts_are_encoded_at_a_text_submodel(encoder: Encoder, batch: Batch):
-    assert batch.tokens is not None and batch.token_mask is not None and encoder.text_space is not None
-    found = encoder.encode_texts(batch.tokens, batch.token_mask, encoder.text_space.smallest, 4)
+    assert batch.captions is not None and encoder.text_space is not None
+    found = encoder.encode_texts(batch.captions.tokens, batch.captions.mask, encoder.text_space.smallest, 4)
     expected = encoder(batch, encoder.space.smallest).text_embedding[:, :4]
     torch.testing.assert_close(found, F.normalize(expected, dim=1))
 
@@ -64,4 +64,4 @@ def test_low_precision_embeddings_are_normalised_in_float32(encoder: Encoder, ba
 def test_an_image_encoder_refuses_texts(encoder: Encoder, batch: Batch):
     encoder.text = None
     with pytest.raises(AssertionError, match="no text tower"):
-        encoder.encode_texts(batch.tokens, batch.token_mask, encoder.space.full, 8)
+        encoder.encode_texts(batch.captions.tokens, batch.captions.mask, encoder.space.full, 8)

@@ -6,20 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Captions, Features, Passes
 
-MakeFeatures = Callable[..., Features]
+MakePasses = Callable[..., Passes]
 MakeBatch = Callable[..., Batch]
 
 
-def features(embedding: Tensor | Sequence, text: Tensor | Sequence | None = None) -> Features:
+def passes(embedding: Tensor | Sequence, text: Tensor | Sequence | None = None) -> Passes:
     rows = torch.as_tensor(embedding)
-    return Features(
+    clean = Features(
         embedding=rows,
         cls_token=rows.new_zeros(len(rows), 2),
         patch_tokens=rows.new_zeros(len(rows), 1, 2),
         text_embedding=None if text is None else torch.as_tensor(text),
     )
+    return Passes(clean=clean)
 
 
 def batch(
@@ -34,16 +35,16 @@ def batch(
         row_ids=torch.arange(count),
         domains=torch.zeros(count, dtype=torch.int64),
         labels=None if labels is None else torch.tensor(labels),
-        tokens=token_rows,
-        token_mask=None if token_rows is None else token_rows != 0,
-        caption_index=None if caption_index is None else torch.tensor(caption_index),
+        captions=None
+        if token_rows is None or caption_index is None
+        else Captions(tokens=token_rows, mask=token_rows != 0, index=torch.tensor(caption_index)),
     )
 
 
 @pytest.fixture
-def make_features() -> MakeFeatures:
-    """`Features` of given image, and perhaps text, embeddings."""
-    return features
+def make_passes() -> MakePasses:
+    """`Passes` of given image, and perhaps text, embeddings."""
+    return passes
 
 
 @pytest.fixture

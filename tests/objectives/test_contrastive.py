@@ -101,57 +101,57 @@ def test_keys_of_many_captions_do_not_collide():
     assert len(caption_keys(tokens).unique()) == len(tokens)
 
 
-def test_the_objective_is_the_mean_of_both_directions(make_features: Callable, make_batch: Callable):
+def test_the_objective_is_the_mean_of_both_directions(make_passes: Callable, make_batch: Callable):
     batch = make_batch(2, tokens=[[5], [6]], caption_index=[0, 1])
-    loss = ImageText(temperature=0.1).build(DIMS)(make_features(IMAGES, TEXTS), batch, None)
+    loss = ImageText(temperature=0.1).build(DIMS)(make_passes(IMAGES, TEXTS), batch)
     assert set(loss) == {"nce"} and loss["nce"].item() == pytest.approx(0.007790, abs=1e-6)
 
 
-def test_it_starts_at_the_log_of_the_batch(make_features: Callable, make_batch: Callable):
+def test_it_starts_at_the_log_of_the_batch(make_passes: Callable, make_batch: Callable):
     batch = make_batch(8, tokens=[[n] for n in range(1, 9)], caption_index=list(range(8)))
-    loss = ImageText().build(DIMS)(make_features(torch.ones(8, 4), torch.ones(8, 4)), batch, None)
+    loss = ImageText().build(DIMS)(make_passes(torch.ones(8, 4), torch.ones(8, 4)), batch)
     assert loss["nce"].item() == pytest.approx(math.log(8), abs=1e-5)
 
 
-def test_equal_captions_are_each_others_positives(make_features: Callable, make_batch: Callable):
+def test_equal_captions_are_each_others_positives(make_passes: Callable, make_batch: Callable):
     images, texts = torch.eye(4)[:3], torch.eye(4)[[0, 0, 2]]
     once = make_batch(3, tokens=[[5, 0], [5, 0], [6, 7]], caption_index=[0, 1, 2])
-    found = ImageText(temperature=0.5).build(DIMS)(make_features(images, texts), once, None)["nce"]
+    found = ImageText(temperature=0.5).build(DIMS)(make_passes(images, texts), once)["nce"]
     matches = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
     assert found.item() == pytest.approx(float(sum(info_nce(images, texts, matches, 0.5)) / 2), abs=1e-6)
 
 
-def test_an_image_without_caption_is_a_negative_only(make_features: Callable, make_batch: Callable):
+def test_an_image_without_caption_is_a_negative_only(make_passes: Callable, make_batch: Callable):
     images = torch.cat([IMAGES, torch.ones(1, 4, dtype=torch.float64)])
     batch = make_batch(3, tokens=[[5], [6]], caption_index=[0, 1, -1])
-    found = ImageText(temperature=0.1).build(DIMS)(make_features(images, TEXTS), batch, None)["nce"]
+    found = ImageText(temperature=0.1).build(DIMS)(make_passes(images, TEXTS), batch)["nce"]
     matches = torch.tensor([[True, False], [False, True], [False, False]])
     assert found.item() == pytest.approx(float(sum(info_nce(images, TEXTS, matches, 0.1)) / 2), abs=1e-6)
 
 
-def test_the_temperature_is_learned_and_cannot_pass_its_bound(make_features: Callable, make_batch: Callable):
+def test_the_temperature_is_learned_and_cannot_pass_its_bound(make_passes: Callable, make_batch: Callable):
     objective = ImageText(temperature=0.02, min_temperature=0.01).build(DIMS)
     batch = make_batch(2, tokens=[[5], [6]], caption_index=[0, 1])
-    features = make_features(IMAGES.float(), TEXTS.float())
-    objective(features, batch, None)["nce"].backward()
-    assert objective.log_temperature.grad is not None and objective.log_temperature.grad != 0
+    features = make_passes(IMAGES.float(), TEXTS.float())
+    objective(features, batch)["nce"].backward()
+    assert objective.temperature.log_temperature.grad is not None and objective.temperature.log_temperature.grad != 0
     with torch.no_grad():
-        objective.log_temperature.fill_(math.log(0.001))
-    objective.log_temperature.grad = None
-    objective(features, batch, None)["nce"].backward()
-    assert objective.log_temperature.exp().item() == pytest.approx(0.01)
-    assert objective.log_temperature.grad is not None and objective.log_temperature.grad != 0
+        objective.temperature.log_temperature.fill_(math.log(0.001))
+    objective.temperature.log_temperature.grad = None
+    objective(features, batch)["nce"].backward()
+    assert objective.temperature.log_temperature.exp().item() == pytest.approx(0.01)
+    assert objective.temperature.log_temperature.grad is not None and objective.temperature.log_temperature.grad != 0
 
 
 def test_parameters_have_too_few_axes_for_weight_decay():
     parameters = dict(ImageText().build(DIMS).named_parameters())
-    assert set(parameters) == {"log_temperature"} and parameters["log_temperature"].ndim < 2
+    assert set(parameters) == {"temperature.log_temperature"} and parameters["temperature.log_temperature"].ndim < 2
 
 
-def test_an_encoder_without_text_tower_is_refused(make_features: Callable, make_batch: Callable):
+def test_an_encoder_without_text_tower_is_refused(make_passes: Callable, make_batch: Callable):
     batch = make_batch(2, tokens=[[5], [6]], caption_index=[0, 1])
     with pytest.raises(ConfigError, match="needs a text tower"):
-        ImageText().build(DIMS)(make_features(IMAGES), batch, None)
+        ImageText().build(DIMS)(make_passes(IMAGES), batch)
 
 
 def test_temperatures_must_be_positive_and_in_order():

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from elastic.batch import Batch, Features
+from elastic.batch import Batch, Captions, Features, Passes
 from elastic.objectives.base import Dimensions, ObjectiveConfig
 from elastic.objectives.classification import Classification
 from elastic.objectives.contrastive import ImageText
@@ -51,7 +51,7 @@ class Learner(nn.Module):
             patch_tokens=pixels[:, None],
             text_embedding=self.text(captions),
         )
-        return self.objective(features, batch, None)[0]
+        return self.objective(Passes(clean=features), batch)[0]
 
 
 def shard(rank: int | None) -> tuple[Tensor, Tensor, Batch]:
@@ -67,9 +67,7 @@ def shard(rank: int | None) -> tuple[Tensor, Tensor, Batch]:
         row_ids=torch.arange(len(index)),
         domains=torch.zeros(len(index), dtype=torch.int64),
         labels=LABELS[rows],
-        tokens=tokens,
-        token_mask=tokens != 0,
-        caption_index=index - (SPLIT[1] if rank == 1 else 0),
+        captions=Captions(tokens=tokens, mask=tokens != 0, index=index - (SPLIT[1] if rank == 1 else 0)),
     )
     return pixels[rows], captions[texts], batch
 

@@ -17,33 +17,33 @@ IMAGES = torch.tensor([[0.6, 0, 0.8, 0], [0, 0.6, 0, 0.8]], dtype=torch.float64)
 TEXTS = torch.tensor([[0.6, 0.3, 0.2, 0.1], [0.1, 0.5, 0.1, 0.6]], dtype=torch.float64)
 
 
-def test_the_mean_over_widths_has_its_golden_value(make_features: Callable, make_batch: Callable):
+def test_the_mean_over_widths_has_its_golden_value(make_passes: Callable, make_batch: Callable):
     objective = Matryoshka(inner=ImageText(temperature=0.1), embed_dims=(2, 4)).build(DIMS)
     batch = make_batch(2, tokens=[[5], [6]], caption_index=[0, 1])
-    terms = objective(make_features(IMAGES, TEXTS), batch, None)
+    terms = objective(make_passes(IMAGES, TEXTS), batch)
     assert terms["nce"].item() == pytest.approx(0.006081, abs=1e-6)
     assert terms["nce@2"].item() == pytest.approx(0.004373, abs=1e-6)
     assert terms["nce@4"].item() == pytest.approx(0.007790, abs=1e-6)
 
 
-def test_weights_are_relative(make_features: Callable, make_batch: Callable):
-    features, batch = make_features(torch.randn(4, 4)), make_batch(4, [0, 0, 1, 1])
+def test_weights_are_relative(make_passes: Callable, make_batch: Callable):
+    features, batch = make_passes(torch.randn(4, 4)), make_batch(4, [0, 0, 1, 1])
     config = Matryoshka(inner=MultiPositive(), embed_dims=(2, 4), width_weights=(6, 2))
-    terms = config.build(DIMS)(features, batch, None)
+    terms = config.build(DIMS)(features, batch)
     torch.testing.assert_close(terms["nce"], 0.75 * terms["nce@2"] + 0.25 * terms["nce@4"])
 
 
-def test_only_the_mean_carries_gradient(make_features: Callable, make_batch: Callable):
+def test_only_the_mean_carries_gradient(make_passes: Callable, make_batch: Callable):
     embedding = torch.randn(4, 4, requires_grad=True)
     objective = Matryoshka(inner=MultiPositive(), embed_dims=(2, 4)).build(DIMS)
-    terms = objective(make_features(embedding), make_batch(4, [0, 0, 1, 1]), None)
+    terms = objective(make_passes(embedding), make_batch(4, [0, 0, 1, 1]))
     assert {name: value.requires_grad for name, value in terms.items()} == {"nce": True, "nce@2": False, "nce@4": False}
 
 
-def test_the_full_width_alone_changes_nothing(make_features: Callable, make_batch: Callable):
-    features, batch = make_features(torch.randn(4, 4)), make_batch(4, [0, 0, 1, 1])
-    plain = MultiPositive().build(DIMS)(features, batch, None)["nce"]
-    wrapped = Matryoshka(inner=MultiPositive(), embed_dims=(4,)).build(DIMS)(features, batch, None)["nce"]
+def test_the_full_width_alone_changes_nothing(make_passes: Callable, make_batch: Callable):
+    features, batch = make_passes(torch.randn(4, 4)), make_batch(4, [0, 0, 1, 1])
+    plain = MultiPositive().build(DIMS)(features, batch)["nce"]
+    wrapped = Matryoshka(inner=MultiPositive(), embed_dims=(4,)).build(DIMS)(features, batch)["nce"]
     assert torch.equal(plain, wrapped)
 
 
@@ -54,7 +54,7 @@ def test_widths_share_the_parameters_of_the_inner_objective():
 
 def test_it_needs_what_the_inner_objective_needs():
     assert Matryoshka(inner=ImageText(), embed_dims=(4,)).needs == ImageText().needs
-    assert not Matryoshka(inner=ImageText(), embed_dims=(4,)).needs_teacher
+    assert Matryoshka(inner=ImageText(), embed_dims=(4,)).passes == ImageText().passes
 
 
 @pytest.mark.parametrize("embed_dims", [(), (4, 2), (2, 2, 4), (0, 4)])
@@ -76,5 +76,5 @@ def test_weights_must_fit_the_widths(weights: tuple[float, ...]):
 
 
 def test_a_weight_inside_would_be_ignored_and_is_refused():
-    with pytest.raises(ConfigError, match="weight of the Matryoshka objective instead"):
+    with pytest.raises(ConfigError, match="set these of the Matryoshka objective instead"):
         Matryoshka(inner=MultiPositive(weight=2.0), embed_dims=(2, 4))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from elastic.batch import Batch
+from elastic.batch import Batch, Captions
 from elastic.data.config import ClassBalanced, DataConfig, StreamConfig
 from elastic.model.config import EncoderConfig, TextConfig, VisionConfig
 from elastic.objectives.base import Dimensions
@@ -58,17 +58,17 @@ def make_batch() -> Callable[..., Batch]:
     def make(seed: int = 0, *, captions: bool = True) -> Batch:
         generator = torch.Generator().manual_seed(seed)
         labels = torch.arange(NUM_CLASSES).repeat_interleave(2)
-        text = {
-            "tokens": torch.randint(1, 32, (NUM_CLASSES, 6), generator=generator),
-            "token_mask": torch.ones(NUM_CLASSES, 6, dtype=torch.bool),
-            "caption_index": labels.clone(),
-        }
+        text = Captions(
+            tokens=torch.randint(1, 32, (NUM_CLASSES, 6), generator=generator),
+            mask=torch.ones(NUM_CLASSES, 6, dtype=torch.bool),
+            index=labels.clone(),
+        )
         return Batch(
             images=torch.randn(2 * NUM_CLASSES, 3, 16, 16, generator=generator),
             row_ids=torch.arange(2 * NUM_CLASSES),
             domains=torch.zeros(2 * NUM_CLASSES, dtype=torch.int64),
             labels=labels,
-            **(text if captions else {}),
+            captions=text if captions else None,
         )
 
     return make

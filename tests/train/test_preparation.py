@@ -6,7 +6,6 @@ from elastic.errors import ConfigError, DataError
 from elastic.objectives.contrastive import ImageText
 from elastic.objectives.matryoshka import Matryoshka
 from elastic.train.preparation import (
-    TEXT_FIELDS,
     carried_fields,
     check_data,
     dimensions,
@@ -24,14 +23,14 @@ def test_data_that_feeds_every_objective_is_accepted(drawings_config):
 
 def test_captions_need_a_text_tower(drawings_config):
     silent = replace(drawings_config, model=replace(drawings_config.model, text=None))
-    with pytest.raises(ConfigError, match=r"objectives\.captions.*tokens"):
+    with pytest.raises(ConfigError, match=r"objectives\.captions.*captions"):
         check_data(silent)
 
 
 def test_without_a_text_tower_no_stream_carries_text(drawings_config):
     catalog = check_data(drawings_config)
     silent = replace(drawings_config, model=replace(drawings_config.model, text=None))
-    assert carried_fields(drawings_config, catalog)[0] - carried_fields(silent, catalog)[0] == TEXT_FIELDS
+    assert carried_fields(drawings_config, catalog)[0] - carried_fields(silent, catalog)[0] == {"captions"}
 
 
 def test_an_objective_of_other_widths_is_found_before_the_first_step(drawings_config):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from elastic.train.learner import Given
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
 
@@ -54,7 +55,8 @@ def test_a_reloaded_state_continues_bit_for_bit(config, dimensions, make_batch):
 
 
 def test_there_is_no_teacher_unless_an_objective_asks_for_one(config, dimensions, make_batch):
-    assert TrainState(config, dimensions, CPU).teach(make_batch()) is None
+    state = TrainState(config, dimensions, CPU)
+    assert state.teach(make_batch(), [state.space.full]) is None
 
 
 def test_features_reach_the_objectives_in_full_precision(config, dimensions, make_batch):
@@ -72,7 +74,7 @@ def test_features_reach_the_objectives_in_full_precision(config, dimensions, mak
 def test_clipping_bounds_what_the_optimizer_sees(config, dimensions, make_batch):
     clipped = replace(config, optim=replace(config.optim, max_grad_norm=1e-3))
     state = TrainState(clipped, dimensions, CPU)
-    loss, _ = state.learner(make_batch(), state.space.full, None)
+    loss, _, _ = state.learner(make_batch(), state.space.full, Given())
     loss.backward()
     norm = state.update()
     assert norm > 1e-3

@@ -1,0 +1,95 @@
+"""The encoder and its objectives in one module, and the encoder passes that a step makes.
+
+They are one module because the objectives have parameters too (class prototypes, temperatures, heads), and data
+parallelism must see all of them in one forward pass.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from elastic.batch import Batch, Features, Passes
+from elastic.model.encoder import Encoder
+from elastic.model.vit import Mask
+from elastic.objectives.base import Terms
+from elastic.objectives.joint import JointObjective
+from elastic.submodel import Submodel
+from elastic.train.cached import Flat, carry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What was there before a submodel's passes, and its objectives compare them with."""
+
+    progress: float = 0.0
+    """Share of the run's updates that were taken."""
+    teacher: Features | None = None
+    largest: Features | None = None
+
+
+class Learner(nn.Module):
+    """A batch and a submodel in, the joint loss and its named terms out."""
+
+    def __init__(self, encoder: Encoder, objective: JointObjective, precision: str) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+        self._precision = precision
+        hides = any("masked" in config.passes for config in objective.configs.values())
+        # Stands for a hidden patch. It is here and not in the encoder, because only training hides any.
+        width = encoder.config.vision.shape.width
+        self.mask_token = nn.Parameter(torch.zeros(width)) if hides else None
+
+    def forward(
+        self, batch: Batch, submodel: Submodel, given: Given, pull: Flat | None = None
+    ) -> tuple[Tensor, Terms, Features]:
+        """The joint loss, its terms, and the clean pass's features, detached.
+
+        The encoder runs in the configured precision, the objectives always in fp32. With a `pull`, the loss is what
+        carries these gradients of the features into the encoder (see `cached`), and there are no terms.
+        """
+        passes = self.run(batch, submodel, given)
+        if pull is None:
+            loss, terms = self.objective(passes, batch)
+            return loss, terms, passes.clean.detach()
+        # The objectives' own gradients are there already; data parallelism shares those that the loss touches.
+        touched = sum(0 * parameter.sum() for parameter in self.objective.parameters() if parameter.requires_grad)
+        return carry(passes, pull) + touched, {}, passes.clean.detach()
+
+    def run(self, batch: Batch, submodel: Submodel, given: Given) -> Passes:
+        """Every pass that an objective asks for, once. Without a teacher the student is its own (TIPS v2)."""
+        wanted = self.objective.passes(batch.present, given.progress)
+        clean = self.encode(self.encoder, batch, submodel)
+        return Passes(
+            clean=clean,
+            masked=self._see_masked(batch, submodel) if "masked" in wanted else None,
+            local=self._see_local(batch, submodel) if "local" in wanted else None,
+            teacher=(given.teacher or clean.detach()) if "teacher" in wanted else None,
+            largest=given.largest,
+            progress=given.progress,
+        )
+
+    def encode(self, encoder: Encoder, batch: Batch, submodel: Submodel) -> Features:
+        """Features of whole images and their captions, in fp32 whatever the precision they were computed in."""
+        with self._autocast(batch):
+            features = encoder(batch, submodel)
+        return _as_float(features)
+
+    def _see_masked(self, batch: Batch, submodel: Submodel) -> Features:
+        assert batch.mask is not None and self.mask_token is not None
+        with self._autocast(batch):
+            return _as_float(self.encoder.see(batch.images, submodel, Mask(batch.mask, self.mask_token)))
+
+    def _see_local(self, batch: Batch, submodel: Submodel) -> Features:
+        assert batch.local_images is not None
+        with self._autocast(batch):
+            return _as_float(self.encoder.see(batch.local_images, submodel))
+
+    def _autocast(self, batch: Batch) -> torch.autocast:
+        return torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self._precision == "bf16")
+
+
+def _as_float(features: Features) -> Features:
+    values = ((f.name, getattr(features, f.name)) for f in fields(features))
+    return replace(features, **{name: value.float() for name, value in values if value is not None})
