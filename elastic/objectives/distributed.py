@@ -47,6 +47,14 @@ def global_mean(values: Float[Tensor, " rows"], valid: Bool[Tensor, " rows"]) ->
     return total * dist.get_world_size() / count.clamp(min=1)
 
 
+def global_sum(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The sum of every worker's values, without gradient; all workers call it together."""
+    total = values.detach().clone()
+    if _is_parallel():
+        dist.all_reduce(total)
+    return total
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

@@ -92,7 +92,14 @@ class TrainConfig:
                 rule = f"must be a multiple of log_every={self.log_every}"  # so that a resumed run repeats no record
                 raise ConfigError(name, getattr(self, name), rule)
         self.submodels.check(self.model.space)
+        self._check_objectives()
         self._check_data()
+
+    def _check_objectives(self) -> None:
+        follows = [name for name, objective in self.objectives.items() if "largest" in objective.passes]
+        if follows and self.submodels.policy == "sample":
+            rule = f"must train the largest at every step for {follows}: all, sandwich or anchored"
+            raise ConfigError("submodels.policy", self.submodels.policy, rule)
 
     def _check_data(self) -> None:
         if self.data.image_size != self.model.vision.image_size:

@@ -18,7 +18,7 @@ from elastic.objectives.joint import JointObjective
 from elastic.submodel import Space, Submodel
 from elastic.train.cached import gradients, join, split
 from elastic.train.config import TrainConfig
-from elastic.train.ema import decay_at, update_average
+from elastic.model.ema import decay_at, update_average
 from elastic.train.learner import Given, Learner
 from elastic.train.masking import draw_masks
 from elastic.train.optim import build_optimizer, learning_rate_at

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from elastic.train.ema import decay_at, update_average
+from elastic.model.ema import decay_at, update_average
 
 
 def test_the_decay_starts_short_and_reaches_its_setting():
