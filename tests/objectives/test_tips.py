@@ -50,10 +50,8 @@ def batch(count: int, **changes) -> Batch:
     )
 
 
-GOLDEN = {
-    "images": torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]]),
-    "texts": torch.tensor([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0]]),
-}
+IMAGES = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0]])
+TEXTS = torch.tensor([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0]])
 
 
 def dual_passes() -> Passes:
