@@ -21,6 +21,33 @@ from elastic.errors import DataError
 NO_CAPTION_ID = NO_LABEL
 
 
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Places of rows that share a number, group after group; rows without a number are in none."""
+
+    numbers: Int[np.ndarray, " groups"]
+    """Ascending."""
+    order: Int[np.ndarray, " members"]
+    """Places, ascending within a group."""
+    starts: Int[np.ndarray, " bounds"]
+    """Where each group begins in `order`, and the end."""
+
+    @classmethod
+    def of(cls, numbers: Int[np.ndarray, " rows"]) -> "Groups":
+        """The groups of rows with these numbers, `NO_LABEL` where there is none."""
+        order = np.argsort(numbers, kind="stable")
+        order = order[np.count_nonzero(numbers == NO_LABEL) :]
+        starts = np.flatnonzero(np.diff(numbers[order], prepend=NO_LABEL))
+        return cls(numbers[order[starts]], order, np.append(starts, len(order)).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def places(self, index: int) -> Int[np.ndarray, " rows"]:
+        """Places of the rows of the `index`-th group."""
+        return self.order[self.starts[index] : self.starts[index + 1]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamRows:
     """The rows of one stream. A *place* counts within these rows, a row id within the source."""
@@ -41,10 +68,10 @@ class StreamRows:
     """Whether every row has a caption that is not synthetic."""
     has_synthetic_captions: bool
     """Whether every row has a synthetic caption."""
-    class_order: Int[np.ndarray, " labelled"]
-    """Places of the labelled rows, one class after the other."""
-    class_starts: Int[np.ndarray, " bounds"]
-    """Where each class of this stream begins in `class_order`, and the end."""
+    num_classes: int
+    """Instance classes of this stream."""
+    groups: Groups
+    """Rows that belong together: of one class or, where batches are balanced by it, of one `caption_id`."""
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -54,22 +81,12 @@ class StreamRows:
         """What the stream is called."""
         return self.config.name
 
-    @property
-    def num_classes(self) -> int:
-        """Instance classes of this stream."""
-        return len(self.class_starts) - 1
-
-    def class_places(self, index: int) -> Int[np.ndarray, " rows"]:
-        """Places of the rows of the stream's `index`-th class."""
-        return self.class_order[self.class_starts[index] : self.class_starts[index + 1]]
-
     def places_like(self, place: int) -> Int[np.ndarray, " rows"]:
-        """Places of the rows of the same class as a row, itself included; every place where it has no class."""
-        label = self.labels[place]
-        if label == NO_LABEL:
+        """Places of the rows of the same group as a row, itself included; every place where it is in none."""
+        number = _grouping(self.config, self.labels, self.caption_ids)[place]
+        if number == NO_LABEL:
             return np.arange(len(self))
-        ordered = self.labels[self.class_order[self.class_starts[:-1]]]
-        return self.class_places(int(np.searchsorted(ordered, label)))
+        return self.groups.places(int(np.searchsorted(self.groups.numbers, number)))
 
     @property
     def present(self) -> frozenset[str]:
@@ -184,31 +201,34 @@ def _class_keys(rows: pa.Table) -> list[tuple[str, str] | None]:
 def _number(stream: StreamConfig, row_ids: np.ndarray, rows: pa.Table, numbers: _Numbers) -> StreamRows:
     class_number = {key: place for place, key in enumerate(numbers.classes)}
     labels = np.array([NO_LABEL if key is None else class_number[key] for key in _class_keys(rows)], np.int64)
-    order = np.argsort(labels, kind="stable")
-    order = order[np.count_nonzero(labels == NO_LABEL) :]
-    starts = np.flatnonzero(np.diff(labels[order], prepend=NO_LABEL))
+    caption_ids = _places(rows["caption_id"], numbers.caption_ids)
     written, synthetic = _captioned(rows)
     result = StreamRows(
         config=stream,
         row_ids=row_ids,
         domains=_places(rows["domain"], numbers.domains),
         labels=labels,
-        caption_ids=_places(rows["caption_id"], numbers.caption_ids),
+        caption_ids=caption_ids,
         captions=rows["caption"].combine_chunks(),
         synthetic_captions=rows["synthetic_captions"].combine_chunks(),
         has_captions=bool((written | synthetic).all()),
         has_written_captions=bool(written.all()),
         has_synthetic_captions=bool(synthetic.all()),
-        class_order=order,
-        class_starts=np.append(starts, len(order)).astype(np.int64),
+        num_classes=len(np.unique(labels[labels != NO_LABEL])),
+        groups=Groups.of(_grouping(stream, labels, caption_ids)),
     )
     sampling = stream.sampling
-    if isinstance(sampling, ClassBalanced) and result.num_classes < sampling.classes_per_batch:
-        problem = (
-            f"stream {stream.name!r} has {result.num_classes} classes, wanted {sampling.classes_per_batch} a batch"
-        )
-        raise DataError(stream.source, problem, "lower classes_per_batch, or sample it Shuffled if it has no labels")
+    if isinstance(sampling, ClassBalanced) and len(result.groups) < sampling.classes_per_batch:
+        kind, column = ("classes", "labels") if sampling.by == "label" else ("captions", "caption_id")
+        problem = f"stream {stream.name!r} has {len(result.groups)} {kind}, wanted {sampling.classes_per_batch} a batch"
+        raise DataError(stream.source, problem, f"lower classes_per_batch, or sample it Shuffled if it has no {column}")
     return result
+
+
+def _grouping(stream: StreamConfig, labels: np.ndarray, caption_ids: np.ndarray) -> np.ndarray:
+    """What says which rows of a stream belong together."""
+    sampling = stream.sampling
+    return caption_ids if isinstance(sampling, ClassBalanced) and sampling.by == "caption_id" else labels
 
 
 def _captioned(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:

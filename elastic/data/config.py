@@ -12,12 +12,17 @@ GIB = 1024**3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassBalanced:
-    """Each batch is `classes_per_batch` distinct instance classes, each with the same number of images."""
+    """Each batch is `classes_per_batch` distinct instance classes, each with the same number of images.
+
+    Or as many captions with the images made from each of them, where a caption takes the place of a class (SynCLR).
+    """
 
     classes_per_batch: int = 128
     """Over all workers together; must divide by their number."""
     images_per_class: int = 2
     """Distinct images of a class; a class that has fewer repeats some, augmented differently."""
+    by: Literal["label", "caption_id"] = "label"
+    """What makes rows one class; rows without it are not shown."""
 
     def __post_init__(self) -> None:
         for name in ("classes_per_batch", "images_per_class"):

@@ -128,8 +128,8 @@ def check_divisible(stream: str, num_groups: int, world: int) -> None:
 
 
 def _class_balanced(rows: StreamRows, sampling: ClassBalanced, random: np.random.Generator) -> np.ndarray:
-    chosen = random.choice(rows.num_classes, sampling.classes_per_batch, replace=False)
-    return np.concatenate([_images_of(rows.class_places(int(index)), sampling, random) for index in chosen])
+    chosen = random.choice(len(rows.groups), sampling.classes_per_batch, replace=False)
+    return np.concatenate([_images_of(rows.groups.places(int(index)), sampling, random) for index in chosen])
 
 
 def _images_of(places: np.ndarray, sampling: ClassBalanced, random: np.random.Generator) -> np.ndarray:

@@ -54,9 +54,9 @@ def label_pairs(catalog) -> tuple[np.ndarray, np.ndarray]:
 
 def test_class_places_partition_the_labelled_rows(shapes: str):
     rows = open_catalog(config(stream(shapes)))[0].streams[0]
-    places = np.concatenate([rows.class_places(index) for index in range(rows.num_classes)])
+    places = np.concatenate([rows.groups.places(index) for index in range(rows.num_classes)])
     assert sorted(places.tolist()) == list(range(36))
-    assert all(len(set(rows.labels[rows.class_places(index)])) == 1 for index in range(rows.num_classes))
+    assert all(len(set(rows.labels[rows.groups.places(index)])) == 1 for index in range(rows.num_classes))
     assert rows.places_like(4).tolist() == [3, 4, 5]
 
 
@@ -65,6 +65,23 @@ def test_rows_without_a_class_are_like_all_others(tmp_path: Path):
     rows = open_catalog(config(stream(location, sampling=Shuffled(batch_size=2))))[0].streams[0]
     assert rows.places_like(1).tolist() == [0, 1, 2, 3]
     assert rows.places_like(3).tolist() == [3]
+
+
+def test_rows_of_one_caption_belong_together_where_batches_are_balanced_by_it(tmp_path: Path):
+    location = write(tmp_path, table(2, 3, label=["a", "b", None] * 2, caption_id=["k", "j", "k", "j", None, "j"]))
+    sampling = ClassBalanced(classes_per_batch=2, images_per_class=2, by="caption_id")
+    rows = open_catalog(config(stream(location, sampling=sampling)))[0].streams[0]
+    assert [rows.groups.places(index).tolist() for index in range(len(rows.groups))] == [[1, 3, 5], [0, 2]]
+    assert rows.num_classes == 2
+    assert rows.places_like(2).tolist() == [0, 2]
+    assert rows.places_like(4).tolist() == list(range(6))
+
+
+def test_too_few_captions_for_a_batch_is_an_error_before_the_first_step(tmp_path: Path):
+    location = write(tmp_path, table(2, 2, caption_id=["k", "k", None, None]))
+    sampling = ClassBalanced(classes_per_batch=2, by="caption_id")
+    with pytest.raises(DataError, match=r"has 1 captions, wanted 2 a batch; lower .* if it has no caption_id"):
+        open_catalog(config(stream(location, sampling=sampling)))
 
 
 def test_present_fields_are_those_that_every_stream_fills(tmp_path: Path, shapes: str):

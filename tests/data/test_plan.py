@@ -1,14 +1,16 @@
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from elastic.data.catalog import Catalog, open_catalog
-from elastic.data.config import DataConfig, Shuffled
+from elastic.data.config import ClassBalanced, DataConfig, Shuffled
 from elastic.data.plan import PlannedStep, Planner, check_weights
 from elastic.errors import ConfigError
 
 from .conftest import stream, two_streams
+from .drawing import table, write
 
 EVEN = (1.0, 1.0)
 
@@ -90,6 +92,21 @@ def test_a_class_with_too_few_images_repeats_them_evenly(shapes: str):
     data = DataConfig(streams=(many,))
     places = Planner(data, open_catalog(data)[0], seed=0).step(0, (1.0,)).places
     assert sorted(Counter(places[:7].tolist()).values()) == [2, 2, 3]
+
+
+def test_batches_balanced_by_caption_hold_all_images_of_distinct_captions(tmp_path: Path):
+    # Labels cut across captions, and every fifth row has none of the latter.
+    captions = [None if index % 5 == 4 else f"k{index // 5}" for index in range(40)]
+    location = write(tmp_path, table(8, 5, label=[f"c{index % 3}" for index in range(40)], caption_id=captions))
+    sampling = ClassBalanced(classes_per_batch=6, images_per_class=4, by="caption_id")
+    data = DataConfig(streams=(stream(location, sampling=sampling),))
+    catalog = open_catalog(data)[0]
+    planner = Planner(data, catalog, seed=0)
+    for step in range(20):
+        planned = planner.step(step, (1.0,))
+        parts = [catalog.streams[0].caption_ids[planner.shard(planned, rank, 3).places] for rank in range(3)]
+        assert [sorted(Counter(part.tolist()).values()) for part in parts] == [[4, 4]] * 3
+        assert len(set(planned.places.tolist())) == 24 and len(set(np.concatenate(parts))) == 6
 
 
 def test_every_class_and_image_is_shown_in_time(planner: Planner):
