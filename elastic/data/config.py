@@ -121,6 +121,9 @@ class DataConfig:
 
     streams: tuple[StreamConfig, ...] = (StreamConfig(),)
     """Each step takes one of them, the same on every worker."""
+    order: Literal["shuffled", "round_robin"] = "shuffled"
+    """How they share out the steps of a segment: each gets its weight's part of them in random order, or they take
+    turns, for which those that have a weight need the same."""
     split: str = "train"
     """Rows of this split: train, val or test."""
     image_size: int = 32
@@ -140,7 +143,8 @@ class DataConfig:
     prefetch_steps: int = 4
     """Steps that a training worker holds ready ahead of the one it computes."""
     segment_steps: int = 1000
-    """Stream weights change only at multiples of this many steps."""
+    """Stream weights change only at multiples of this many steps, and hold exactly between two of them: each stream
+    gets its part rounded down, and the last positive one the rest."""
 
     def __post_init__(self) -> None:
         names = [stream.name for stream in self.streams]
@@ -157,6 +161,17 @@ class DataConfig:
             raise ConfigError("data.canvas_size", self.canvas_size, f"must be at least image_size={self.image_size}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError("data.max_bad_fraction", self.max_bad_fraction, "must be between 0 and 1")
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        positive = [stream for stream in self.streams if stream.weight > 0]
+        rarest = min(positive, key=lambda stream: stream.weight)
+        if self.order == "round_robin":
+            if len({stream.weight for stream in positive}) > 1:
+                raise ConfigError("data.order", self.order, "needs streams of equal weight, or of weight 0")
+        elif rarest.weight * self.segment_steps < (total := sum(self.weights)) * (1 - 1e-9):
+            rule = f"gives stream {rarest.name!r} no step at {rarest.weight / total:.2g} of them; raise one of both"
+            raise ConfigError("data.segment_steps", self.segment_steps, rule)
 
     @property
     def weights(self) -> tuple[float, ...]:

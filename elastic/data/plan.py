@@ -2,14 +2,18 @@
 
 Nothing here reads an image or keeps a position. So any process can compute any step, a run resumes anywhere without
 replaying, and what a worker saw can be recomputed years later from the run's seed.
+
+Which stream a step takes is decided a segment at a time: each stream gets its exact share of the segment's steps, in
+an order drawn from (seed, segment). Source: UDON's code (arXiv 2406.08332), whose one schedule covers the whole run and
+is drawn again whenever the weights change; here a segment is the unit of both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
 
-from elastic.data.catalog import Catalog, StreamRows
+from elastic.data.catalog import Catalog, StreamRows, open_catalog
 from elastic.data.config import ClassBalanced, DataConfig, Shuffled
 from elastic.errors import ConfigError
 
@@ -50,6 +54,7 @@ class Planner:
     def __init__(self, config: DataConfig, catalog: Catalog, seed: int) -> None:
         self._config, self._catalog, self._seed = config, catalog, seed
         self._epochs: dict[tuple[int, int], np.ndarray] = {}
+        self._schedule: tuple[int, tuple[float, ...], np.ndarray] | None = None
 
     def segment(self, step: int) -> int:
         """The segment of a step; weights are constant within one."""
@@ -59,10 +64,9 @@ class Planner:
         """The batch of a step under these stream weights.
 
         Raises:
-            ConfigError: not one weight per stream, or none positive.
+            ConfigError: not one weight per stream, none positive, or unequal ones where streams take turns.
         """
-        share = check_weights(weights, len(self._catalog.streams))
-        stream = int(self._random(_PURPOSE_STREAM, step).choice(len(share), p=share))
+        stream = self._stream(step, weights)
         sampling, rows = self._config.streams[stream].sampling, self._catalog.streams[stream]
         if isinstance(sampling, ClassBalanced):
             places = _class_balanced(rows, sampling, self._random(_PURPOSE_ROWS, step))
@@ -81,6 +85,24 @@ class Planner:
         check_divisible(stream.name, stream.sampling.num_groups, world)
         size = len(planned.places) // world
         return Shard(planned=planned, start=rank * size, stop=(rank + 1) * size)
+
+    def _stream(self, step: int, weights: tuple[float, ...]) -> int:
+        share = check_weights(weights, len(self._catalog.streams))
+        if self._config.order == "round_robin":
+            taking_turns = np.flatnonzero(share)
+            if len(set(share[taking_turns])) > 1:
+                raise ConfigError("weights", weights, "must be equal, or 0, where streams take turns")
+            return int(taking_turns[step % len(taking_turns)])
+        segment, offset = divmod(step, self._config.segment_steps)
+        return int(self._scheduled(segment, weights)[offset])
+
+    def _scheduled(self, segment: int, weights: tuple[float, ...]) -> np.ndarray:
+        """The stream of each step of a segment. The newest is kept: neighbouring steps ask for the same."""
+        if self._schedule is None or self._schedule[:2] != (segment, weights):
+            counts = shares(weights, self._config.segment_steps)
+            drawn = self._random(_PURPOSE_STREAM, segment).permutation(np.repeat(np.arange(len(counts)), counts))
+            self._schedule = segment, weights, drawn
+        return self._schedule[2]
 
     def _random(self, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, purpose, *numbers))
@@ -115,6 +137,26 @@ def check_weights(weights: tuple[float, ...], num_streams: int) -> np.ndarray:
     if values.shape != (num_streams,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() == 0:
         raise ConfigError("weights", weights, f"needs {num_streams} finite weights, none negative, one above zero")
     return values / values.sum()
+
+
+def shares(weights: tuple[float, ...], count: int) -> tuple[int, ...]:
+    """How many of `count` steps each stream gets: its share, rounded down; the last positive one gets the rest."""
+    share = check_weights(weights, len(weights))
+    # What is whole in decimals may be a rounding error below it in binary.
+    counts = np.floor(share * count + 1e-9).astype(int)
+    counts[np.flatnonzero(share)[-1]] += count - counts.sum()
+    return tuple(counts.tolist())
+
+
+def weigh_by_size(config: DataConfig) -> DataConfig:
+    """The same streams, each as frequent as it has rows, so that batches of one size show all rows equally often.
+
+    Raises:
+        DataError: as `open_catalog`.
+    """
+    catalog, _ = open_catalog(config)
+    sized = zip(config.streams, catalog.streams, strict=True)
+    return replace(config, streams=tuple(replace(stream, weight=float(len(rows))) for stream, rows in sized))
 
 
 def check_divisible(stream: str, num_groups: int, world: int) -> None:

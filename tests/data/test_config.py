@@ -18,6 +18,9 @@ def test_batch_sizes_follow_from_the_sampling():
     assert Shuffled(batch_size=8).num_groups == 8
 
 
+A, B, UNUSED = StreamConfig(name="a"), StreamConfig(name="b", weight=2.0), StreamConfig(name="c", weight=0.0)
+
+
 @pytest.mark.parametrize(
     "changes, field",
     [
@@ -28,11 +31,22 @@ def test_batch_sizes_follow_from_the_sampling():
         ({"canvas_size": 16}, "data.canvas_size"),
         ({"num_workers": 0}, "data.num_workers"),
         ({"max_bad_fraction": 1.5}, "data.max_bad_fraction"),
+        ({"streams": (A, B), "segment_steps": 2}, "data.segment_steps"),
+        ({"streams": (A, B), "order": "round_robin"}, "data.order"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], field: str):
     with pytest.raises(ConfigError, match=field):
         DataConfig(**changes)
+
+
+def test_a_stream_whose_share_of_a_segment_is_one_step_is_accepted():
+    assert DataConfig(streams=(A, B, UNUSED), segment_steps=3).weights == (1.0, 2.0, 0.0)
+
+
+def test_streams_that_take_turns_may_leave_one_out():
+    twin = StreamConfig(name="d")
+    assert DataConfig(streams=(A, UNUSED, twin), order="round_robin", segment_steps=1).order == "round_robin"
 
 
 @pytest.mark.parametrize(

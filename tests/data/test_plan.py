@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from elastic.data.catalog import Catalog, open_catalog
 from elastic.data.config import ClassBalanced, DataConfig, Shuffled
-from elastic.data.plan import PlannedStep, Planner, check_weights
+from elastic.data.plan import PlannedStep, Planner, check_weights, shares, weigh_by_size
 from elastic.errors import ConfigError
 
 from .conftest import stream, two_streams
@@ -68,10 +69,63 @@ def test_a_number_of_workers_that_does_not_divide_is_refused(planner: Planner):
         planner.shard(planner.step(0, (1.0, 0.0)), 0, 3)
 
 
-def test_weights_decide_how_often_a_stream_is_taken(planner: Planner):
-    taken = Counter(planner.step(step, (1.0, 3.0)).stream for step in range(500))
-    assert taken[1] / 500 == pytest.approx(0.75, abs=0.06)
-    assert {planner.step(step, (0.0, 1.0)).stream for step in range(50)} == {1}
+@pytest.mark.parametrize(
+    ("weights", "count", "expected"),
+    [
+        ((4, 1, 3), 1000, (500, 125, 375)),
+        ((0.75, 0.125, 0.25), 1000, (666, 111, 223)),
+        ((1, 1, 1), 100, (33, 33, 34)),
+        ((0.29, 0.71), 100, (29, 71)),  # 100 * 0.29 is a little below 29 in binary
+        ((1, 2, 0), 4, (1, 3, 0)),
+        ((0, 5), 3, (0, 3)),
+    ],
+)
+def test_a_segments_steps_are_shared_out_exactly(weights: tuple[float, ...], count: int, expected: tuple[int, ...]):
+    assert shares(weights, count) == expected
+
+
+@pytest.mark.parametrize("weights", [EVEN, (3.0, 2.0), (0.0, 1.0)])
+def test_every_segment_has_each_streams_share(planner: Planner, weights: tuple[float, float]):
+    for segment in range(6):
+        streams = [planner.step(step, weights).stream for step in range(5 * segment, 5 * segment + 5)]
+        assert (streams.count(0), streams.count(1)) == shares(weights, 5)
+
+
+def test_the_order_is_drawn_anew_for_each_segment_and_seed_and_not_for_each_planner(data: DataConfig, catalog: Catalog):
+    long = replace(data, segment_steps=50)
+
+    def orders(seed: int) -> list[list[int]]:
+        planner = Planner(long, catalog, seed)
+        return [[planner.step(50 * segment + step, EVEN).stream for step in range(50)] for segment in range(3)]
+
+    assert orders(3) == orders(3)
+    distinct = {tuple(order) for seed in (3, 4) for order in orders(seed)}
+    assert len(distinct) == 6 and all(sorted(order) == [0] * 25 + [1] * 25 for order in distinct)
+
+
+def test_what_a_segment_was_weighted_before_does_not_matter(data: DataConfig, catalog: Catalog):
+    changing, fresh = Planner(data, catalog, seed=3), Planner(data, catalog, seed=3)
+    for step in range(5):
+        changing.step(step, (4.0, 1.0))
+    assert [described(changing.step(step, EVEN)) for step in range(10)] == [
+        described(fresh.step(step, EVEN)) for step in range(10)
+    ]
+
+
+def test_streams_can_take_turns(shapes: str):
+    streams = tuple(stream(shapes, name=str(index), weight=float(index != 1)) for index in range(4))
+    data = DataConfig(streams=streams, order="round_robin", segment_steps=5)
+    planner = Planner(data, open_catalog(data)[0], seed=3)
+    assert [planner.step(step, data.weights).stream for step in range(8)] == [0, 2, 3, 0, 2, 3, 0, 2]
+    with pytest.raises(ConfigError, match="must be equal, or 0, where streams take turns"):
+        planner.step(0, (1.0, 1.0, 2.0, 1.0))
+
+
+def test_streams_weighted_by_size_show_every_row_equally_often(tmp_path: Path):
+    many, few = write(tmp_path, table(12, 3), "many.parquet"), write(tmp_path, table(4, 3), "few.parquet")
+    data = weigh_by_size(DataConfig(streams=(stream(many, name="many"), stream(few, name="few", weight=9.0))))
+    assert data.weights == (36.0, 12.0)
+    assert shares(data.weights, 1000) == (750, 250)
 
 
 def test_weights_change_the_stream_and_not_what_it_shows(planner: Planner):
