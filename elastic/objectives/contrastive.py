@@ -25,13 +25,16 @@ _HASH_FACTOR = 6364136223846793005
 
 
 def nce(logits: Float[Tensor, "queries keys"], positives: Bool[Tensor, "queries keys"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy of each row to the uniform distribution over its positives.
+    """The mean of `nce_rows`; rows without a positive do not count, and it is zero when there is none at all."""
+    return nce_rows(logits, positives).sum() / positives.any(dim=1).sum().clamp(min=1)
 
-    Rows without a positive do not count; zero when there is none at all.
-    """
-    counts = positives.sum(dim=1)
-    rows = -torch.where(positives, logits.log_softmax(dim=1), 0).sum(dim=1) / counts.clamp(min=1)
-    return rows.sum() / (counts > 0).sum().clamp(min=1)
+
+def nce_rows(
+    logits: Float[Tensor, "queries keys"], positives: Bool[Tensor, "queries keys"]
+) -> Float[Tensor, " queries"]:
+    """Cross-entropy of each row to the uniform distribution over its positives; zero for rows without any."""
+    counts = positives.sum(dim=1).clamp(min=1)
+    return -torch.where(positives, logits.log_softmax(dim=1), 0).sum(dim=1) / counts
 
 
 def info_nce(

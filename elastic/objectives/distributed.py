@@ -34,6 +34,14 @@ def gather_with_grad(rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "all_rows
     return gathered
 
 
+def first_row(rows: Shaped[Tensor, "rows ..."]) -> int:
+    """Where this worker's rows begin among the gathered ones."""
+    if not _is_parallel():
+        return 0
+    counts = gather(torch.tensor([len(rows)], device=rows.device))
+    return int(counts[: dist.get_rank()].sum())
+
+
 def global_mean(values: Float[Tensor, " rows"], valid: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
     """The mean over all workers' valid rows, as seen by one worker: these local values average to it over workers.
 

@@ -16,7 +16,7 @@ from elastic.batch import Batch, Captions, Features, Passes
 from elastic.objectives.base import Dimensions, ObjectiveConfig
 from elastic.objectives.classification import Classification
 from elastic.objectives.contrastive import ImageText
-from elastic.objectives.distributed import gather, gather_with_grad, global_mean
+from elastic.objectives.distributed import first_row, gather, gather_with_grad, global_mean
 from elastic.objectives.joint import JointObjective
 from elastic.objectives.matryoshka import Matryoshka
 from elastic.objectives.supcon import MultiPositive
@@ -104,6 +104,7 @@ def primitives(rank: int) -> dict[str, Tensor]:
     return {
         "gathered": gathered.detach(),
         "grad": rows.grad if rows.grad is not None else torch.zeros(()),
+        "first_row": torch.tensor(first_row(rows)),
         "flags": gather(torch.tensor([rank == 0] * (1 + rank))),
         "mean": global_mean(values, values > rank),
     }
@@ -130,13 +131,14 @@ def test_rows_of_unequal_workers_are_exchanged_with_their_gradients(tmp_path: Pa
         assert torch.equal(result["gathered"], expected)
         assert result["flags"].tolist() == [True, False, False]
     assert torch.equal(first["grad"], weights[:2]) and torch.equal(second["grad"], weights[2:])
+    assert (first["first_row"], second["first_row"]) == (0, 2)
     # valid values: 1 and 2 on the first worker, 2 and 3 on the second
     assert float(first["mean"] + second["mean"]) / 2 == pytest.approx((1 + 2 + 2 + 3) / 4)
 
 
 def test_without_a_process_group_everything_is_local():
     rows = torch.randn(3, 2, requires_grad=True)
-    assert gather_with_grad(rows) is rows and gather(rows) is rows
+    assert gather_with_grad(rows) is rows and gather(rows) is rows and first_row(rows) == 0
     assert float(global_mean(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([True, False, True]))) == 2
 
 
