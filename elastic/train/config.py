@@ -13,6 +13,7 @@ from elastic.data.config import DataConfig
 from elastic.errors import ConfigError
 from elastic.model.config import EncoderConfig
 from elastic.objectives.base import ObjectiveConfig
+from elastic.train.balance import Balancing
 from elastic.train.masking import MaskConfig
 from elastic.train.optim import OptimConfig
 from elastic.train.submodels import SubmodelSampling
@@ -38,6 +39,8 @@ class TrainConfig:
     """Which submodels each step trains."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer, learning rate and averaged weights."""
+    balancing: Balancing | None = None
+    """How the streams' weights follow the loss; if left out, they stay as configured."""
     accumulate: int = 1
     """Planned batches that make up one update. Contrastive terms see the negatives of one batch at a time."""
     micro_batches: int = 1
@@ -53,7 +56,7 @@ class TrainConfig:
     num_workers: int = 1
     """Data-parallel training processes. A planned batch is shared out among them."""
     num_threads: int = 0
-    """Torch threads of each worker on a CPU; 0 shares out all cores but one, which the data gets."""
+    """Torch threads of each worker on a CPU; 0 shares out all cores. On a busy machine fewer are faster."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What each worker computes on. There is no fallback: asking for a GPU where there is none is an error."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -94,6 +97,7 @@ class TrainConfig:
         self.submodels.check(self.model.space)
         self._check_objectives()
         self._check_data()
+        self._check_balancing()
 
     def _check_objectives(self) -> None:
         follows = [name for name, objective in self.objectives.items() if "largest" in objective.passes]
@@ -113,6 +117,21 @@ class TrainConfig:
             if stream.sampling.num_groups % self.num_workers:
                 rule = f"its {stream.sampling.num_groups} groups must divide among {self.num_workers} workers"
                 raise ConfigError(f"data.streams.{index}.sampling", stream.sampling, rule)
+
+    def _check_balancing(self) -> None:
+        if self.balancing is None:
+            return
+        term, objective = self.balancing.term, self.objectives.get(self.balancing.objective)
+        if objective is None or objective.start > 0:
+            raise ConfigError("balancing.term", term, "must be of an objective that counts from the first step on")
+        if self.accumulate > 1:
+            rule = "must be 1 with balancing: the report of a step is a mean over its batches, whatever their streams"
+            raise ConfigError("accumulate", self.accumulate, rule)
+        if self.data.order != "shuffled":
+            raise ConfigError("data.order", self.data.order, "must be 'shuffled' with balancing, which changes weights")
+        if self.balancing.floor * len(self.data.streams) > 1:
+            rule = f"must be at most 1/{len(self.data.streams)}, the number of streams"
+            raise ConfigError("balancing.floor", self.balancing.floor, rule)
 
     @property
     def num_batches(self) -> int:
