@@ -1,4 +1,4 @@
-"""The verb `elastic data`: what a data set holds, whether it can be used, and how the bundled one is made."""
+"""The verb `elastic data`: what a data set holds, whether it can be used, and how those of the package are made."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from rich.progress import track
 from rich.table import Table
 
 from elastic.data import icons
+from elastic.data.build_scenes import write_scenes
 from elastic.data.inspection import Counts, Report, check, count
+from elastic.data.scenes import SceneConfig
 from elastic.data.schema import SPLITS
 from elastic.data.sources import open_source
 from elastic.errors import ConfigError, DataError
@@ -26,8 +28,8 @@ class Ls:
     """
 
     source: Annotated[str, tyro.conf.Positional] = "icons"
-    """`icons` (bundled), a Parquet file or folder, a folder with metadata.csv or metadata.jsonl, or tars; path or
-    URL."""
+    """`icons` (bundled), `scenes` (built once), a Parquet file or folder, a folder with metadata.csv or
+    metadata.jsonl, or tars; path or URL."""
 
     def run(self) -> None:
         """Print the table."""
@@ -81,23 +83,24 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Build:
-    """Make a bundled data set anew from the packages it comes from.
+    """Make a data set of the package anew.
 
-    The drawings are fetched with npm at pinned versions and rendered; the result has the same rows as the copy
-    inside the package. Needs npm, and `pip install elastic[icons]`.
+    `icons`: the drawings are fetched with npm at pinned versions and rendered; the result has the same rows as the
+    copy inside the package. Needs npm, and `pip install elastic[icons]`. `scenes`: the bundled icons are composed to
+    scenes with labels at every pixel; needs nothing.
 
-    Example: elastic data build icons icons.parquet
+    Example: elastic data build scenes scenes.parquet
     """
 
-    name: Annotated[Literal["icons"], tyro.conf.Positional]
+    name: Annotated[Literal["icons", "scenes"], tyro.conf.Positional]
     """Which set."""
     out: Annotated[Path, tyro.conf.Positional]
     """Parquet file to write; LICENSES.md is written beside it."""
     npm_dir: Path | None = None
-    """Folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out:
+    """For `icons`: folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out:
     ~/.cache/elastic/npm."""
     num_processes: int = 2
-    """Processes that draw."""
+    """For `icons`: processes that draw."""
 
     def run(self) -> None:
         """Write the file.
@@ -105,6 +108,11 @@ class Build:
         Raises:
             DataError: a package cannot be fetched, or the result is not the set that it should be.
         """
+        num_images, num_classes = self._build_icons() if self.name == "icons" else self._build_scenes()
+        size_mb = self.out.stat().st_size / 1e6
+        Console().print(f"wrote {self.out}: {num_images:,} images of {num_classes:,} classes, {size_mb:.1f} MB")
+
+    def _build_icons(self) -> tuple[int, int]:
         from elastic.data.build_icons import build_icons
 
         npm_dir = self.npm_dir or Path.home() / ".cache" / "elastic" / "npm"
@@ -114,8 +122,17 @@ class Build:
         if found != expected:
             problem = f"has {found} images, classes, domains and styles, expected {expected}"
             raise DataError(str(self.out), problem, "check the versions of the packages and of resvg-py")
-        size_mb = self.out.stat().st_size / 1e6
-        Console().print(f"wrote {self.out}: {found[0]:,} images of {found[1]:,} classes, {size_mb:.1f} MB")
+        return found[0], found[1]
+
+    def _build_scenes(self) -> tuple[int, int]:
+        config = SceneConfig()
+        steps = iter(track(range(config.num_rows), "composing", console=Console(), transient=True))
+        table = write_scenes(self.out, config, on_image=lambda: next(steps))
+        next(steps, None)
+        # Pictures made of drawings stay under the drawings' licences.
+        licenses = icons.BUNDLED_ICONS.with_name("LICENSES.md")
+        self.out.with_name(licenses.name).write_bytes(licenses.read_bytes())
+        return table.num_rows, len(table["label"].drop_null().unique())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

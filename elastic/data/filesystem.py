@@ -22,7 +22,7 @@ def locate(location: str) -> tuple[FileSystem, str, FileInfo]:
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
         raise DataError(location, f"cannot be reached ({error})", "check the address and your access to it") from error
     if info.type == FileType.NotFound:
-        raise DataError(location, "does not exist", "check the path; `icons` is the bundled set")
+        raise DataError(location, "does not exist", "check the path; `icons` and `scenes` need none")
     return filesystem, path, info
 
 

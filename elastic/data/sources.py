@@ -2,6 +2,7 @@
 
 from pyarrow.fs import FileSystem, FileType
 
+from elastic.data.build_scenes import cached_scenes
 from elastic.data.filesystem import list_files, locate
 from elastic.data.folder import METADATA_FILES, open_folder
 from elastic.data.icons import BUNDLED_ICONS
@@ -16,7 +17,7 @@ _PARQUET, _TAR = (".parquet",), (".tar",)
 
 
 def open_source(location: str) -> Source:
-    """The data set at a location: `icons` (bundled), or a path or URL of one of these.
+    """The data set at a location: `icons` (bundled), `scenes` (built once, in the cache), or a path or URL of these.
 
     - a Parquet file, or a folder of them, with the columns of `schema.ROW`;
     - a folder with `metadata.csv` or `metadata.jsonl`, whose `file_name` names images below the folder;
@@ -25,7 +26,8 @@ def open_source(location: str) -> Source:
     Raises:
         DataError: nothing there, nothing readable, a missing column, or no rows.
     """
-    filesystem, path, info = locate(str(BUNDLED_ICONS) if location == "icons" else location)
+    known = {"icons": lambda: BUNDLED_ICONS, "scenes": cached_scenes}
+    filesystem, path, info = locate(str(known[location]()) if location in known else location)
     if info.type == FileType.Directory:
         source = _open_directory(location, filesystem, path)
     elif path.endswith(_PARQUET):

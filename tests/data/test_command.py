@@ -4,8 +4,9 @@ import pyarrow as pa
 import pytest
 import tyro
 
-from elastic.data import build_icons
+from elastic.data import build_icons, command, icons
 from elastic.data.command import Build, Check, Data, Ls
+from elastic.data.scenes import SceneConfig
 from elastic.errors import ConfigError, DataError
 
 from .drawing import table, write
@@ -19,6 +20,7 @@ def test_words_become_commands():
     assert parsed("ls") == Ls()
     assert parsed("check", "here", "--num-images", "5") == Check(source="here", num_images=5)
     assert parsed("build", "icons", "out.parquet") == Build(name="icons", out=Path("out.parquet"))
+    assert parsed("build", "scenes", "out.parquet") == Build(name="scenes", out=Path("out.parquet"))
 
 
 def test_ls_shows_the_bundled_set(capsys: pytest.CaptureFixture[str]):
@@ -53,3 +55,17 @@ def test_a_rebuilt_set_that_differs_is_an_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(build_icons, "build_icons", lambda out, npm_dir, num_processes: rows)
     with pytest.raises(DataError, match=r"has \(4, 2, 1, 1\) images, classes, domains and styles, expected \(13504"):
         Build(name="icons", out=tmp_path / "icons.parquet").run()
+
+
+def test_scenes_are_written_with_the_licences_of_their_drawings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    small = SceneConfig(num_train=3, num_val=1, num_test=1, num_captions=1)
+    monkeypatch.setattr(command, "SceneConfig", lambda: small)
+    out = tmp_path / "new" / "scenes.parquet"
+    Build(name="scenes", out=out).run()
+    assert "9 images of 3 classes" in " ".join(capsys.readouterr().out.split())
+    assert out.with_name("LICENSES.md").read_text() == icons.BUNDLED_ICONS.with_name("LICENSES.md").read_text()
+    Ls(source=str(out)).run()
+    shown = capsys.readouterr().out
+    assert "scenes-synthetic" in shown

@@ -5,7 +5,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from elastic.data import icons
+from elastic.data import build_scenes, icons, schema
+from elastic.data.decode import decode
+from elastic.data.scenes import SceneConfig
 from elastic.data.sources import open_source
 from elastic.errors import DataError
 
@@ -16,6 +18,17 @@ def test_icons_is_the_bundled_set():
     source = open_source("icons")
     assert source.name == "icons"
     assert len(source) == icons.NUM_IMAGES
+
+
+def test_scenes_is_built_and_opened_without_its_dense_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small = SceneConfig(num_train=2, num_val=1, num_test=1, num_captions=1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build_scenes, "SceneConfig", lambda: small)
+    source = open_source("scenes")
+    assert source.name == "scenes"
+    assert source.metadata.schema.equals(schema.METADATA)
+    assert source.metadata["split"].to_pylist() == ["train", "train", "val", "test", *["train"] * 4]
+    assert decode(source.read_images(np.array([7]))[0], 64).shape == (4, 64, 64)
 
 
 def test_a_file_a_folder_and_a_url_of_the_same_rows_read_alike(tmp_path: Path):
