@@ -1,10 +1,12 @@
-"""Supervised contrast: images of one instance class attract, all other images repel.
+"""Supervised contrast: images of one instance class, or of one caption, attract, all other images repel.
 
 Source: SupCon (arXiv 2004.11362) equation 2, the mean over positives outside the logarithm; equal to SynCLR's
-multi-positive loss (arXiv 2312.17742) with instance classes in place of captions.
+multi-positive loss (arXiv 2312.17742) with instance classes in place of captions. By caption, it is StableRep's
+(arXiv 2306.00984).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from elastic.batch import Batch, Passes
 from elastic.errors import ConfigError
@@ -15,10 +17,12 @@ from elastic.objectives.distributed import gather, gather_with_grad
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MultiPositive(ObjectiveConfig):
-    """Multi-positive contrast over instance classes; batches need several images per class."""
+    """Multi-positive contrast; batches need several images per class, or per caption."""
 
     temperature: float = 0.1
     """Softmax temperature, fixed."""
+    by: Literal["labels", "caption_ids"] = "labels"
+    """What images that attract have in common: their instance class, or the caption that they were made from."""
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
@@ -27,8 +31,8 @@ class MultiPositive(ObjectiveConfig):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Instance classes."""
-        return frozenset({"labels"})
+        """Instance classes or captions."""
+        return frozenset({self.by})
 
     def build(self, dims: Dimensions) -> "MultiPositiveLoss":
         """The loss, which has no parameters."""
@@ -44,6 +48,7 @@ class MultiPositiveLoss(Objective):
 
     def forward(self, passes: Passes, batch: Batch) -> Terms:
         """`nce`: starts near the log of the other rows, floor at the log of the positives per row."""
-        assert batch.labels is not None
-        embeddings, labels = gather_with_grad(passes.clean.embedding), gather(batch.labels)
-        return {"nce": multi_positive_nce(embeddings, labels, self.config.temperature)}
+        groups = batch.labels if self.config.by == "labels" else batch.caption_ids
+        assert groups is not None
+        embeddings = gather_with_grad(passes.clean.embedding)
+        return {"nce": multi_positive_nce(embeddings, gather(groups), self.config.temperature)}

@@ -1,6 +1,7 @@
-"""Multi-positive contrast over instance classes."""
+"""Multi-positive contrast over instance classes and captions."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,14 @@ CIRCLE = torch.tensor([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], dtype=torch.float64
 def test_classes_are_the_positives(make_passes: Callable, make_batch: Callable):
     loss = MultiPositive(temperature=0.5).build(DIMS)(make_passes(CIRCLE), make_batch(4, [0, 0, 1, 1]))
     assert set(loss) == {"nce"} and loss["nce"].item() == pytest.approx(0.8861, abs=1e-4)
+
+
+def test_captions_are_the_positives_where_that_is_asked_for(make_passes: Callable, make_batch: Callable):
+    labelled = make_batch(4, [0, 0, 1, 1])
+    captioned = replace(labelled, labels=torch.tensor([0, 1, 1, 0]), caption_ids=labelled.labels)
+    config = MultiPositive(temperature=0.5, by="caption_ids")
+    assert config.needs == {"caption_ids"}
+    assert config.build(DIMS)(make_passes(CIRCLE), captioned)["nce"].item() == pytest.approx(0.8861, abs=1e-4)
 
 
 def test_the_length_of_an_embedding_does_not_matter(make_passes: Callable, make_batch: Callable):
