@@ -11,11 +11,13 @@ from typing import TypeAlias
 from elastic.errors import ConfigError
 from elastic.recipes.debug import debug
 from elastic.recipes.icons import icons, icons_demo
+from elastic.recipes.mim import mim
+from elastic.recipes.synclr import synclr
 from elastic.train.config import TrainConfig
 
 Recipe: TypeAlias = Callable[[], TrainConfig]
 
-RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in (icons, icons_demo, debug)}
+RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in (icons, icons_demo, debug, mim, synclr)}
 """The runs that come with the package; the first is the default."""
 
 
