@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from elastic.batch import Batch, Captions, Features
 from elastic.model.config import EncoderConfig
+from elastic.model.nested import RunBlock, nested_block
 from elastic.model.text import TextTower
 from elastic.model.vit import Mask, forward_vit
 from elastic.submodel import Space, Submodel
@@ -32,6 +33,13 @@ class Encoder(nn.Module):
         self.text_space: Space | None = config.text_space
         self.image = config.vision.create(config.embed_dim)
         self.text = None if config.text is None else TextTower(config.text, config.embed_dim)
+        # A block that must be entered through its own call, as sharded weights are, has another way to run.
+        self.run_block: RunBlock = nested_block
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks of both towers."""
+        return [*self.image.blocks, *(() if self.text is None else self.text.blocks)]
 
     def forward(self, batch: Batch, submodel: Submodel) -> Features:
         """Un-normalised features of a batch; captions run at the text submodel of the same granularity."""
@@ -45,7 +53,7 @@ class Encoder(nn.Module):
         self, images: Float[Tensor, "batch channels height width"], submodel: Submodel, mask: Mask | None = None
     ) -> Features:
         """Un-normalised features of images alone, whole, masked or smaller than the model's."""
-        return forward_vit(self.image, images, submodel, mask)
+        return forward_vit(self.image, images, submodel, mask, self.run_block)
 
     def _read(self, captions: Sequence[Captions | None], submodel: Submodel) -> list[Tensor | None]:
         """Embeddings of several sets of captions, all of them in one pass."""
@@ -56,7 +64,7 @@ class Encoder(nn.Module):
         length = max(item.tokens.shape[1] for item in found)
         tokens = torch.cat([F.pad(item.tokens, (0, length - item.tokens.shape[1])) for item in found])
         mask = torch.cat([F.pad(item.mask, (0, length - item.mask.shape[1])) for item in found])
-        embedded = self.text(tokens, mask, self.space.translate(submodel, self.text_space))
+        embedded = self.text(tokens, mask, self.space.translate(submodel, self.text_space), self.run_block)
         parts = iter(embedded.split([len(item.tokens) for item in found]))
         return [None if item is None else next(parts) for item in captions]
 
@@ -64,7 +72,7 @@ class Encoder(nn.Module):
         self, images: Float[Tensor, "batch channels height width"], submodel: Submodel, embed_dim: int
     ) -> Float[Tensor, "batch embed_dim"]:
         """L2-normalised image embeddings of the first `embed_dim` coordinates."""
-        embedding = forward_vit(self.image, images, submodel).embedding
+        embedding = self.see(images, submodel).embedding
         return F.normalize(embedding[:, :embed_dim].float(), dim=1)
 
     def encode_texts(
@@ -76,4 +84,4 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "captions embed_dim"]:
         """L2-normalised caption embeddings; `submodel` belongs to `text_space`."""
         assert self.text is not None, "this encoder has no text tower"
-        return F.normalize(self.text(tokens, mask, submodel)[:, :embed_dim].float(), dim=1)
+        return F.normalize(self.text(tokens, mask, submodel, self.run_block)[:, :embed_dim].float(), dim=1)

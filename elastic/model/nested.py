@@ -8,7 +8,8 @@ Source: MatFormer (arXiv 2310.07707) section 3.1; gated blocks as in google-gemi
 Gemma 3n (rows of gate and up, columns of down).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,10 @@ def nested_block(
     assert isinstance(block, Block), type(block)
     x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), attn_mask=attn_mask)))
     return x + block.drop_path2(block.ls2(nested_mlp(block.mlp, block.norm2(x), ffn_dim)))
+
+
+RunBlock: TypeAlias = Callable[[nn.Module, Tensor, int, Tensor | None], Tensor]
+"""How a tower runs one block: `nested_block`, or something around it."""
 
 
 def slice_mlp(mlp: nn.Module, ffn_dim: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from elastic.model.config import TextConfig
-from elastic.model.nested import nested_block
+from elastic.model.nested import RunBlock, nested_block
 from elastic.submodel import Submodel
 
 INIT_STD = 0.02
@@ -30,7 +30,11 @@ class TextTower(nn.Module):
         self._initialise()
 
     def forward(
-        self, tokens: Int[Tensor, "captions length"], mask: Bool[Tensor, "captions length"], submodel: Submodel
+        self,
+        tokens: Int[Tensor, "captions length"],
+        mask: Bool[Tensor, "captions length"],
+        submodel: Submodel,
+        run_block: RunBlock = nested_block,
     ) -> Float[Tensor, "captions embed_dim"]:
         """Un-normalised embeddings at a submodel of the text space; `mask` is True at real tokens.
 
@@ -41,7 +45,7 @@ class TextTower(nn.Module):
         mask = mask | (torch.arange(length, device=mask.device) == 0)
         x = self.token_embed(tokens) + self.pos_embed[:, :length]
         for block, ffn_dim in zip(self.blocks, submodel.ffn_dims, strict=True):
-            x = nested_block(block, x, ffn_dim, mask[:, None, None, :])
+            x = run_block(block, x, ffn_dim, mask[:, None, None, :])
         weights = mask / mask.sum(dim=1, keepdim=True)  # [captions, length]
         pooled = (self.norm(x) * weights.unsqueeze(-1)).sum(dim=1)
         return self.head(pooled)

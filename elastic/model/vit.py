@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from elastic.batch import Features
-from elastic.model.nested import nested_block
+from elastic.model.nested import RunBlock, nested_block
 from elastic.submodel import Submodel
 
 
@@ -32,12 +32,13 @@ def forward_vit(
     images: Float[Tensor, "batch channels height width"],
     submodel: Submodel,
     mask: Mask | None = None,
+    run_block: RunBlock = nested_block,
 ) -> Features:
     """Image features at one submodel; at the full one and without a mask, `embedding` equals `vit(images)`.
 
     Images of another size than the tower's are embedded on a grid of positions resampled to theirs.
     """
-    tokens = forward_tokens(vit, images, submodel, mask)
+    tokens = forward_tokens(vit, images, submodel, mask, run_block)
     pooled = vit.forward_head(tokens, pre_logits=True)
     second = tokens[:, 1] if vit.has_class_token and vit.num_reg_tokens > 0 else None
     return Features(
@@ -54,6 +55,7 @@ def forward_tokens(
     images: Float[Tensor, "batch channels height width"],
     submodel: Submodel,
     mask: Mask | None = None,
+    run_block: RunBlock = nested_block,
 ) -> Float[Tensor, "batch tokens dim"]:
     """Prefix and patch tokens after the last block and timm's final norm (none where timm pools first)."""
     assert submodel.depth == len(vit.blocks), f"{submodel} for {len(vit.blocks)} blocks"
@@ -64,7 +66,7 @@ def forward_tokens(
         x = _with_positions(vit, *_patches(vit, images, mask))
     x = vit.norm_pre(vit.patch_drop(x))
     for block, ffn_dim in zip(vit.blocks, submodel.ffn_dims, strict=True):
-        x = nested_block(block, x, ffn_dim)
+        x = run_block(block, x, ffn_dim, None)
     return vit.norm(x)
 
 

@@ -78,18 +78,25 @@ def caption_matches(captions: Captions) -> Bool[Tensor, "all_images all_captions
 
 
 class Temperature(nn.Module):
-    """A learned softmax temperature that cannot fall below a bound. Called without arguments, gives its value."""
+    """A learned softmax temperature. Called without arguments, gives its value.
+
+    `bound`, after every update, keeps the value from falling too low, and not its gradient, so that it can always
+    come back. The parameter has one axis, because what has none cannot be sharded.
+    """
 
     def __init__(self, start: float, lowest: float) -> None:
         super().__init__()
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(start)))
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(start)]))
         self._lowest = lowest
 
     def forward(self) -> Float[Tensor, ""]:
-        """The temperature; bounds the value, not its gradient, so that it can always come back."""
-        with torch.no_grad():
-            self.log_temperature.clamp_(min=math.log(self._lowest))
-        return self.log_temperature.exp()
+        """The temperature."""
+        return self.log_temperature.exp().squeeze(0)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Raise it to the lowest that is allowed."""
+        self.log_temperature.clamp_(min=math.log(self._lowest))
 
 
 def global_image_text(
@@ -151,3 +158,7 @@ class ImageTextLoss(Objective):
         student = passes.clean
         nce = global_image_text(student.embedding, student.text_embedding, batch.captions, self.temperature())
         return {"nce": nce}
+
+    def after_step(self, decay: float) -> None:
+        """Keep the temperature above its bound."""
+        self.temperature.bound()

@@ -73,6 +73,10 @@ class DualImageTextLoss(Objective):
             terms["web"] = web / 2
         return terms
 
+    def after_step(self, decay: float) -> None:
+        """Keep the temperature above its bound."""
+        self.temperature.bound()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelfDistillation(ObjectiveConfig):

@@ -55,6 +55,9 @@ class TrainConfig:
     """Decides the weights at the start, the plan of the data, the augmentation and the sampled submodels."""
     num_workers: int = 1
     """Data-parallel training processes. A planned batch is shared out among them."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several workers keeps: the whole model (ddp), or its part of weights, gradients and moments (fsdp).
+    Both train the same weights, and either resumes what the other left."""
     num_threads: int = 0
     """Torch threads of each worker on a CPU; 0 shares out all cores. On a busy machine fewer are faster."""
     device: Literal["cpu", "gpu"] = "cpu"

@@ -31,6 +31,9 @@ class Given:
 class Learner(nn.Module):
     """A batch and a submodel in, the joint loss and its named terms out."""
 
+    entries = ("look", "observe")
+    """Methods besides `forward` that others call; inside of one, every weight is there even if it is sharded."""
+
     def __init__(self, encoder: Encoder, objective: JointObjective, precision: str) -> None:
         super().__init__()
         self.encoder = encoder
@@ -69,6 +72,19 @@ class Learner(nn.Module):
             largest=given.largest,
             progress=given.progress,
         )
+
+    @torch.no_grad()
+    def look(self, batch: Batch, submodel: Submodel, given: Given) -> Passes:
+        """What `run` gives, without what a backward pass needs."""
+        return self.run(batch, submodel, given)
+
+    @torch.no_grad()
+    def observe(self, batch: Batch, submodel: Submodel) -> Features:
+        """The student as a teacher: its features of whole images, with no path dropped."""
+        self.encoder.eval()
+        features = self.encode(self.encoder, batch, submodel)
+        self.encoder.train()
+        return features
 
     def encode(self, encoder: Encoder, batch: Batch, submodel: Submodel) -> Features:
         """Features of whole images and their captions, in fp32 whatever the precision they were computed in."""

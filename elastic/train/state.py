@@ -1,16 +1,14 @@
 """What a step changes: weights, averaged weights, optimizer moments, and how many steps were taken."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from elastic.batch import Batch, Features, PassName
+from elastic.model.ema import decay_at, update_average
 from elastic.model.encoder import Encoder
 from elastic.model.pretrained import build_encoder
 from elastic.objectives.base import Dimensions, Terms
@@ -18,10 +16,19 @@ from elastic.objectives.joint import JointObjective
 from elastic.submodel import Space, Submodel
 from elastic.train.cached import gradients, join, split
 from elastic.train.config import TrainConfig
-from elastic.model.ema import decay_at, update_average
 from elastic.train.learner import Given, Learner
 from elastic.train.masking import draw_masks
 from elastic.train.optim import build_optimizer, learning_rate_at
+from elastic.train.parallel import (
+    clip_gradients,
+    exchanging,
+    load_whole_optimizer_state,
+    load_whole_state,
+    share,
+    whole_encoder,
+    whole_optimizer_state,
+    whole_state,
+)
 from elastic.train.seeding import derive_seed
 from elastic.train.window import num_workers, rank
 
@@ -39,9 +46,9 @@ class TrainState:
         self.learner = Learner(encoder, objective, config.precision).to(device)
         self.average = Encoder(config.model).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(encoder.state_dict())
+        self._parallel = share(self.learner, self.average, config.parallel, device)
         self.optimizer = build_optimizer(self.learner.named_parameters(), config.optim)
         self.step = 0
-        self._parallel = _share_gradients(self.learner)
 
     @property
     def progress(self) -> float:
@@ -67,14 +74,13 @@ class TrainState:
         config = self.config
         if "teacher" not in self._wanted(batch):
             return None
+        batch = replace(batch, captions=None, synthetic_captions=None)
         if config.teacher == "average":
-            return self._observe(self.average, batch)
+            with torch.no_grad():
+                return self.learner.encode(self.average, batch, self.space.full)
         if tuple(submodels) == (self.space.full,) and config.model.vision.drop_path == 0 and config.micro_batches == 1:
             return None
-        self.learner.encoder.eval()  # as a teacher, the student drops no path
-        features = self._observe(self.learner.encoder, batch)
-        self.learner.encoder.train()
-        return features
+        return self.learner.observe(batch, self.space.full)
 
     def learn(
         self, batch: Batch, submodel: Submodel, given: Given, *, share: float, sync: bool
@@ -85,7 +91,7 @@ class TrainState:
         """
         if self.config.micro_batches > 1:
             return self._learn_in_parts(batch, submodel, given, share=share, sync=sync)
-        with self._sharing(sync):
+        with exchanging(self._parallel, sync):
             loss, terms, features = self._parallel(batch, submodel, given)
             (share * loss).backward()
         return loss.detach(), terms, features
@@ -98,15 +104,14 @@ class TrainState:
         seen = []
         for number, part in enumerate(parts):
             torch.manual_seed(seed + number)  # so that the second look drops the same paths
-            with torch.no_grad():
-                seen.append(self.learner.run(part, submodel, given))
+            seen.append(self.learner.look(part, submodel, given))
         joined, leaves = join(seen)
         passes = replace(joined, teacher=given.teacher)
         loss, terms = self.learner.objective(passes, batch)
         (share * loss).backward()
         for number, (part, pull) in enumerate(zip(parts, gradients(leaves, seen), strict=True)):
             torch.manual_seed(seed + number)
-            with self._sharing(sync and number == len(parts) - 1):
+            with exchanging(self._parallel, sync and number == len(parts) - 1):
                 carried, _, _ = self._parallel(part, submodel, given, pull)
                 carried.backward()
         return loss.detach(), terms, passes.clean.detach()
@@ -114,7 +119,7 @@ class TrainState:
     def update(self) -> Tensor:
         """Clip, step, average; returns the norm of the gradients before clipping."""
         optim = self.config.optim
-        grad_norm = nn.utils.clip_grad_norm_(self.learner.parameters(), optim.max_grad_norm)
+        grad_norm = clip_gradients(self.learner.parameters(), optim.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, self.config.steps, optim)
         self.optimizer.step()
@@ -128,44 +133,25 @@ class TrainState:
     def _wanted(self, batch: Batch) -> frozenset[PassName]:
         return self.learner.objective.passes(batch.present, self.progress)
 
-    @torch.no_grad()
-    def _observe(self, encoder: Encoder, batch: Batch) -> Features:
-        without_text = replace(batch, captions=None, synthetic_captions=None)
-        return self.learner.encode(encoder, without_text, self.space.full)
-
-    @contextmanager
-    def _sharing(self, sync: bool) -> Iterator[None]:
-        """One forward and backward pass, after which workers exchange gradients at `sync`."""
-        hold: AbstractContextManager[None] = nullcontext()
-        if isinstance(self._parallel, DistributedDataParallel) and not sync:
-            hold = self._parallel.no_sync()
-        with hold:
-            yield
+    def whole_average(self) -> Encoder:
+        """The averaged encoder, for the worker of rank 0 to use; every worker calls this together."""
+        return whole_encoder(self.average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on besides the config."""
+        """Everything that the next step depends on besides the config, for the worker of rank 0 to save.
+
+        Every worker calls this together. Nothing in it depends on how the workers share the model.
+        """
         return {
             "step": self.step,
-            "learner": self.learner.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "learner": whole_state(self.learner),
+            "average": whole_state(self.average),
+            "optimizer": whole_optimizer_state(self.optimizer),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from `saved`."""
+        """Continue from `saved`, the same on all workers."""
         self.step = saved["step"]
-        self.learner.load_state_dict(saved["learner"])
-        self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-
-
-def _share_gradients(learner: Learner) -> nn.Module:
-    """The learner under DDP when there are several workers.
-
-    Looking for unused parameters lets a step skip objectives that its stream does not feed. It also keeps DDP from
-    rearranging its buckets after the first step, which would change the order of sums and so make a resumed run
-    of three or more workers differ in the last bit.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return learner
-    return DistributedDataParallel(learner, find_unused_parameters=True)
+        load_whole_state(self.learner, saved["learner"])
+        load_whole_state(self.average, saved["average"])
+        load_whole_optimizer_state(self.optimizer, saved["optimizer"])

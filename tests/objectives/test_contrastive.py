@@ -137,6 +137,7 @@ def test_the_temperature_is_learned_and_cannot_pass_its_bound(make_passes: Calla
     assert objective.temperature.log_temperature.grad is not None and objective.temperature.log_temperature.grad != 0
     with torch.no_grad():
         objective.temperature.log_temperature.fill_(math.log(0.001))
+    objective.after_step(0.9)
     objective.temperature.log_temperature.grad = None
     objective(features, batch)["nce"].backward()
     assert objective.temperature.log_temperature.exp().item() == pytest.approx(0.01)

@@ -1,8 +1,13 @@
+import io
 from dataclasses import replace
 
 import pytest
 import torch
 
+from elastic.objectives.mim import MaskedImages
+from elastic.objectives.prototypes import Prototypes
+from elastic.objectives.synclr import SynClr
+from elastic.objectives.tips import MaskedPatches, SelfDistillation
 from elastic.train.learner import Given
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
@@ -52,6 +57,71 @@ def test_a_reloaded_state_continues_bit_for_bit(config, dimensions, make_batch):
     for part in ("learner", "average"):
         expected, found = straight.state_dict()[part], resumed.state_dict()[part]
         assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.fixture
+def remembering(config):
+    """A run whose objectives keep something of their own from step to step."""
+    small = Prototypes(count=12, hidden=8, bottleneck=4)
+    objectives = {
+        "crops": SelfDistillation(prototypes=small),
+        "patches": MaskedPatches(prototypes=replace(small, balance="sinkhorn")),
+        "synclr": SynClr(hidden=8, out=4),
+        "tokens": MaskedImages(num_codes=6, fit_steps=3, target_px=4, head_dim=4),
+    }
+    return replace(config, objectives={**config.objectives, **objectives})
+
+
+@pytest.fixture
+def make_rich_batch(make_batch):
+    def make(seed):
+        generator = torch.Generator().manual_seed(seed + 100)
+        crops = torch.randn(16, 3, 8, 8, generator=generator)
+        return replace(make_batch(seed), local_images=crops, caption_ids=torch.arange(4).repeat_interleave(2))
+
+    return make
+
+
+REMEMBERED = (
+    "mask_token",
+    "objective.objectives.crops.matching.centre",
+    "objective.objectives.crops.matching.teacher.prototypes",
+    "objective.objectives.patches.matching.centre",
+    "objective.objectives.patches.matching.teacher.mlp.0.weight",
+    "objective.objectives.synclr.key_projector.0.weight",
+    "objective.objectives.tokens.codebook.codes",
+    "objective.objectives.tokens.codebook.num_fits",
+    "objective.objectives.captions.inner.temperature.log_temperature",
+)
+
+
+def test_what_objectives_remember_is_saved_and_a_reloaded_state_continues_bit_for_bit(
+    remembering, dimensions, make_rich_batch
+):
+    dims = replace(dimensions, num_patches=4)
+    batches = [make_rich_batch(seed) for seed in range(4)]
+    straight = TrainState(remembering, dims, CPU)
+    fresh = {name: value.clone() for name, value in straight.state_dict()["learner"].items()}
+    take_steps(straight, batches)
+
+    interrupted = TrainState(remembering, dims, CPU)
+    take_steps(interrupted, batches[:2])
+    file = io.BytesIO()
+    torch.save(interrupted.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    assert not [name for name in REMEMBERED if torch.equal(saved["learner"][name], fresh[name])]
+    resumed = TrainState(remembering, dims, CPU)
+    resumed.load_state_dict(saved)
+    torch.rand(7)
+    take_steps(resumed, batches[2:])
+
+    expected, found = straight.state_dict(), resumed.state_dict()
+    for part in ("learner", "average"):
+        assert not [name for name, value in expected[part].items() if not torch.equal(value, found[part][name])]
+    for number, moments in expected["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(found["optimizer"]["state"][number][name], value), (number, name)
 
 
 def test_there_is_no_teacher_unless_an_objective_asks_for_one(config, dimensions, make_batch):
