@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from elastic.errors import ConfigError
-from elastic.train.optim import OptimConfig, build_optimizer, is_decayed, learning_rate_at
+from elastic.train.optim import (
+    OptimConfig,
+    build_optimizer,
+    encoder_rate_at,
+    hold_back_encoder,
+    is_decayed,
+    is_held_back,
+    learning_rate_at,
+)
 
 
 def test_the_rate_rises_linearly_then_falls_along_half_a_cosine():
@@ -37,6 +45,7 @@ def test_a_run_of_one_step_has_the_highest_rate():
         ("log_temperature", (), False),
         ("image.pos_embed", (1, 5, 4), False),
         ("cls_token", (1, 1, 4), False),
+        ("objectives.udon.inner.teacher_bias", (12, 256), False),
     ],
 )
 def test_only_weights_are_decayed(name, shape, decayed):
@@ -52,7 +61,91 @@ def test_the_optimizer_holds_every_trainable_parameter_once():
     assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(1, 0.3), (3, 0.0)]
 
 
-@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "max_grad_norm", "ema_decay", "warmup_fraction"])
+@pytest.mark.parametrize(
+    ("name", "held_back"),
+    [
+        ("encoder.image.blocks.0.mlp.fc1.weight", True),
+        ("encoder.image.norm.weight", True),
+        ("encoder.image.head.weight", False),
+        ("encoder.text.blocks.0.mlp.fc1.weight", False),
+        ("objective.objectives.udon.teacher_weight", False),
+        ("mask_token", False),
+    ],
+)
+def test_the_image_tower_below_its_head_is_held_back(name, held_back):
+    assert is_held_back(name) is held_back
+
+
+def test_the_image_tower_stands_still_then_learns_at_its_factor():
+    config = OptimConfig(encoder_rate=0.01, freeze_encoder=0.2)
+    assert [encoder_rate_at(progress, config) for progress in (0.0, 0.19, 0.2, 1.0)] == [0.0, 0.0, 0.01, 0.01]
+
+
+class Parts(nn.Module):
+    """Parameters named as a learner's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.ModuleDict({"image": nn.ModuleDict({"block": nn.Linear(3, 3), "head": nn.Linear(3, 3)})})
+
+    def take_steps(self, optimizer: torch.optim.Optimizer, rate: float, count: int) -> None:
+        for _ in range(count):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            torch.stack([(parameter - 1).square().sum() for parameter in self.parameters()]).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_what_is_held_back_has_groups_of_its_own_and_keeps_its_decay():
+    parts = Parts()
+    names = {id(parameter): name for name, parameter in parts.named_parameters()}
+    optimizer = build_optimizer(parts.named_parameters(), OptimConfig(encoder_rate=0.1, weight_decay=0.3))
+    found = [
+        ([names[id(parameter)] for parameter in group["params"]], group["weight_decay"], group["held_back"])
+        for group in optimizer.param_groups
+    ]
+    assert found == [
+        (["encoder.image.block.weight"], 0.3, True),
+        (["encoder.image.block.bias"], 0.0, True),
+        (["encoder.image.head.weight"], 0.3, False),
+        (["encoder.image.head.bias"], 0.0, False),
+    ]
+
+
+def test_the_factor_scales_what_an_update_moves():
+    moved = []
+    for factor in (1.0, 0.25):
+        parts, config = Parts(), OptimConfig(encoder_rate=factor, weight_decay=0.0)
+        before = {name: parameter.clone() for name, parameter in parts.named_parameters()}
+        optimizer = build_optimizer(parts.named_parameters(), config)
+        hold_back_encoder(optimizer, config, lambda: 0.5)
+        parts.take_steps(optimizer, rate=1e-3, count=1)
+        moved.append({name: (parameter - before[name]).detach() for name, parameter in parts.named_parameters()})
+    for name in moved[0]:
+        factor = 0.25 if "block" in name else 1.0
+        torch.testing.assert_close(moved[1][name], factor * moved[0][name], rtol=1e-3, atol=1e-8)
+
+
+def test_what_is_frozen_stays_bit_identical_while_its_moments_accumulate():
+    parts, config = Parts(), OptimConfig(freeze_encoder=0.5, weight_decay=0.3)
+    before = {name: parameter.clone() for name, parameter in parts.named_parameters()}
+    optimizer = build_optimizer(parts.named_parameters(), config)
+    progress = 0.0
+    hold_back_encoder(optimizer, config, lambda: progress)
+    parts.take_steps(optimizer, rate=1e-2, count=5)
+    for name, parameter in parts.named_parameters():
+        assert torch.equal(parameter, before[name]) is ("block" in name), name
+        assert (optimizer.state[parameter]["exp_avg"] != 0).all()
+    progress = 0.5
+    parts.take_steps(optimizer, rate=1e-2, count=1)
+    assert not any(torch.equal(parameter, before[name]) for name, parameter in parts.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "field", ["learning_rate", "weight_decay", "max_grad_norm", "ema_decay", "warmup_fraction", "encoder_rate"]
+)
 def test_a_negative_setting_is_refused_by_name(field):
     with pytest.raises(ConfigError) as error:
         OptimConfig(**{field: -0.1})
