@@ -18,10 +18,11 @@ from elastic.checkpoint import TOKENIZER, Manifest, latest_checkpoint, load_chec
 from elastic.data.feed import Feed, Weights
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import ConfigError
+from elastic.train.balance import Balancer
 from elastic.train.config import TrainConfig
 from elastic.train.metrics import MetricLog
-from elastic.train.optim import learning_rate_at
-from elastic.train.preparation import dimensions, open_validation, preprocess
+from elastic.train.optim import hold_back_encoder, learning_rate_at
+from elastic.train.preparation import balanced_streams, dimensions, open_validation, preprocess
 from elastic.train.record import read_record
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
@@ -48,13 +49,24 @@ def run(config: TrainConfig, run_dir: Path, device: torch.device, open_feed: Ope
     saved = None if newest is None else load_checkpoint(newest)
     with closing(open_feed({} if saved is None else saved["stream_weights"])) as feed:
         state = TrainState(config, dimensions(config, feed.catalog), device)
+        hold_back_encoder(state.optimizer, config.optim, lambda: state.progress)
+        balancer = _balancer(config, feed, device)
         if saved is not None:
             state.load_state_dict(saved["state"])
-        _take_steps(state, feed, run_dir, device)
+            if balancer is not None:
+                balancer.load_state_dict(saved["balancer"])
+        _take_steps(state, balancer, feed, run_dir, device)
     return state.step
 
 
-def _take_steps(state: TrainState, feed: Feed, run_dir: Path, device: torch.device) -> None:
+def _balancer(config: TrainConfig, feed: Feed, device: torch.device) -> Balancer | None:
+    """What sets the weights of the streams, if they follow the loss."""
+    if config.balancing is None:
+        return None
+    return Balancer(config.balancing, config.data, balanced_streams(config, feed.catalog), feed, device)
+
+
+def _take_steps(state: TrainState, balancer: Balancer | None, feed: Feed, run_dir: Path, device: torch.device) -> None:
     config = state.config
     sampler = SubmodelSampler(state.space, config.submodels, config.seed)
     done = state.step * config.accumulate
@@ -64,17 +76,23 @@ def _take_steps(state: TrainState, feed: Feed, run_dir: Path, device: torch.devi
     with MetricLog(run_dir, state.step) if rank() == 0 else nullcontext() as log:
         while state.step < config.steps:
             group = window.fetch(batches, config.accumulate, device)
-            window.add(train_step(state, group, sampler.at(state.step), rank=rank()))
+            report = train_step(state, group, sampler.at(state.step), rank=rank())
+            window.add(report)
+            if balancer is not None:
+                balancer.add(group[0].stream, report)
+                balancer.update(state.step)
             is_last = state.step == config.steps
             if state.step % config.log_every and not is_last:
                 continue
             record, stopping = _close(window, state, feed, run_dir)
+            if balancer is not None:
+                record |= balancer.close()
             if validation is not None and (is_last or state.step % config.validate_every == 0):
                 record |= validation.measure(state.average)
             if log is not None:
                 log.write(state.step, record)
             if stopping or is_last or state.step % config.checkpoint_every == 0:
-                _save(state, run_dir, feed)
+                _save(state, balancer, run_dir, feed)
             if stopping:
                 return
 
@@ -102,11 +120,13 @@ def _close(window: Window, state: TrainState, feed: Feed, run_dir: Path) -> tupl
     return record, stopping
 
 
-def _save(state: TrainState, run_dir: Path, feed: Feed) -> None:
+def _save(state: TrainState, balancer: Balancer | None, run_dir: Path, feed: Feed) -> None:
     """A checkpoint to continue from, and the model as it is now; by one worker for all."""
     if rank() != 0:
         return
     saved = {"state": state.state_dict(), "stream_weights": feed.weights}
+    if balancer is not None:
+        saved["balancer"] = balancer.state_dict()
     save_checkpoint(run_dir, saved, state.step, state.config.keep_last)
     manifest = Manifest(
         encoder=state.config.model,

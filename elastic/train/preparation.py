@@ -24,6 +24,7 @@ def check_data(config: TrainConfig) -> Catalog:
     catalog, _ = open_catalog(config.data)
     check(config.objectives, *carried_fields(config, catalog))
     JointObjective(config.objectives, dimensions(config, catalog))
+    balanced_streams(config, catalog)
     open_validation(config)
     return catalog
 
@@ -43,6 +44,23 @@ def carried_fields(config: TrainConfig, catalog: Catalog) -> tuple[frozenset[str
     """The `Batch` fields that each stream carries in this run."""
     absent = TEXT_FIELDS if config.model.text is None else frozenset()
     return tuple(stream.present - absent for stream in catalog.streams)
+
+
+def balanced_streams(config: TrainConfig, catalog: Catalog) -> tuple[int, ...]:
+    """Places of the streams whose weights follow the loss: those in use that feed the objective that is balanced by.
+
+    Raises:
+        ConfigError: there are fewer than two.
+    """
+    if config.balancing is None:
+        return ()
+    needs = config.objectives[config.balancing.objective].needs
+    present = carried_fields(config, catalog)
+    found = tuple(place for place, weight in enumerate(config.data.weights) if weight > 0 and needs <= present[place])
+    if len(found) < 2:
+        rule = f"needs two streams or more that feed {config.balancing.objective!r}, found {len(found)}"
+        raise ConfigError("balancing", config.balancing, rule)
+    return found
 
 
 def dimensions(config: TrainConfig, catalog: Catalog) -> Dimensions:
@@ -88,4 +106,5 @@ def feed_config(config: TrainConfig, tokenizer: Tokenizer | None, weights: dict[
         tokenizer=tokenizer,
         max_tokens=1 if text is None else text.max_tokens,  # without a text tower there is no tokenizer to cut for
         weights=weights,
+        is_adaptive=config.balancing is not None,
     )

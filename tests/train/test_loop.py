@@ -9,10 +9,13 @@ from elastic.data.tokenizer import Tokenizer
 from elastic.errors import ConfigError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
+from elastic.train.balance import Balancing
 from elastic.train.loop import STOP_FILE, run
 from elastic.train.metrics import read_metrics
-from elastic.train.preparation import check_data, feed_config, make_tokenizer
+from elastic.train.optim import is_held_back
+from elastic.train.preparation import check_data, dimensions, feed_config, make_tokenizer
 from elastic.train.record import Origin, write_record
+from elastic.train.state import TrainState
 
 
 class FailingFeed(LocalFeed):
@@ -98,6 +101,39 @@ def test_a_run_that_was_cut_off_between_checkpoints_ends_like_one_that_was_not(d
     assert train(config, tmp_path / "cut") == 6
     assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
     assert_same_state(tmp_path / "cut", tmp_path / "straight")
+
+
+@pytest.fixture
+def balanced_config(drawings_config):
+    """Two streams whose weights are set anew after steps 2, 6 and 10."""
+    one = drawings_config.data.streams[0]
+    data = replace(drawings_config.data, streams=(one, replace(one, name="again")), segment_steps=4)
+    return replace(drawings_config, data=data, balancing=Balancing(term="classes/ce"), steps=12, checkpoint_every=4)
+
+
+def test_a_run_whose_weights_follow_the_loss_ends_the_same_when_cut_off_inside_a_segment(balanced_config, tmp_path):
+    train(balanced_config, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train(balanced_config, tmp_path / "cut", FailingFeed, 9)
+    # After step 8 the weights of segment 2 are set, and the window of the next has two steps.
+    saved = load_checkpoint(latest_checkpoint(tmp_path / "cut"))
+    assert list(saved["stream_weights"]) == [1, 2] and saved["balancer"]["window"][1].sum() == 2
+    assert train(balanced_config, tmp_path / "cut") == 12
+    assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
+    assert_same_state(tmp_path / "cut", tmp_path / "straight")
+    weights = [record["weights/again"] for record in losses(tmp_path / "cut")]
+    assert weights[:1] == [0.5] and len(set(weights)) == 4
+    assert all(record["weights/icons"] + record["weights/again"] == 1 for record in losses(tmp_path / "cut"))
+
+
+def test_a_frozen_image_tower_stays_as_it_was_while_its_head_and_the_rest_learn(drawings_config, tmp_path):
+    frozen = replace(drawings_config, optim=replace(drawings_config.optim, freeze_encoder=0.5), checkpoint_every=3)
+    train(frozen, tmp_path / "run")
+    start = TrainState(frozen, dimensions(frozen, check_data(frozen)), torch.device("cpu")).learner.state_dict()
+    middle, end = (load_checkpoint(path)["state"]["learner"] for path in list_checkpoints(tmp_path / "run"))
+    same = {name for name, value in start.items() if torch.equal(value, middle[name])}
+    assert same == {name for name in start if is_held_back(name)} and same
+    assert not any(torch.equal(middle[name], end[name]) for name in start if "mlp" in name)
 
 
 def test_a_stop_request_saves_and_returns_and_the_run_can_go_on(drawings_config, tmp_path):

@@ -1,11 +1,16 @@
+import csv
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from elastic.data.config import Shuffled
 from elastic.errors import ConfigError, DataError
 from elastic.objectives.contrastive import ImageText
 from elastic.objectives.matryoshka import Matryoshka
+from elastic.train.balance import Balancing
 from elastic.train.preparation import (
+    balanced_streams,
     carried_fields,
     check_data,
     dimensions,
@@ -67,3 +72,34 @@ def test_the_feed_is_opened_with_the_seed_and_text_length_of_the_run(drawings_co
     opened = feed_config(config, None, {2: (1.0,)})
     assert (opened.seed, opened.max_tokens, opened.weights) == (5, 6, {2: (1.0,)})
     assert opened.preprocess == preprocess(config)
+
+
+@pytest.fixture
+def unlabelled(drawings, tmp_path):
+    """The drawings with captions alone."""
+    folder = shutil.copytree(drawings, tmp_path / "unlabelled")
+    with (folder / "metadata.csv").open(newline="") as file:
+        rows = [(row["file_name"], row["caption"]) for row in csv.DictReader(file)]
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file_name", "caption"), *rows])
+    return str(folder)
+
+
+def balanced(config, *streams):
+    return replace(config, balancing=Balancing(term="classes/ce"), data=replace(config.data, streams=streams))
+
+
+def test_streams_in_use_that_feed_the_objective_are_balanced(drawings_config, unlabelled):
+    one = drawings_config.data.streams[0]
+    captions = replace(one, name="captions", source=unlabelled, sampling=Shuffled(batch_size=8))
+    unused, other = replace(one, name="unused", weight=0.0), replace(one, name="other")
+    config = balanced(drawings_config, one, captions, unused, other)
+    assert balanced_streams(config, check_data(config)) == (0, 3)
+    assert feed_config(config, None, {}).is_adaptive
+    with pytest.raises(ConfigError, match="needs two streams or more that feed 'classes', found 1"):
+        check_data(balanced(drawings_config, one, captions))
+
+
+def test_without_balancing_the_feed_is_not_adaptive(drawings_config):
+    assert balanced_streams(drawings_config, check_data(drawings_config)) == ()
+    assert not feed_config(drawings_config, None, {}).is_adaptive
