@@ -7,6 +7,7 @@ Ray reads its settings from the environment when it is first imported and hands 
 import io
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -46,7 +47,7 @@ class Server:
 
 @contextmanager
 def serving(config: ServeConfig) -> Iterator[Server]:
-    """A server that answers until the block ends.
+    """A server that answers until the block ends; SIGTERM interrupts it as Ctrl-C does.
 
     Raises:
         ConfigError: the port is taken, or Ray was imported before.
@@ -143,6 +144,8 @@ def _start(config: ServeConfig) -> Server:
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
     )
+    # Ray has just installed a handler that aborts 3 s after SIGTERM, cleared up or not, and HAProxy may outlive that.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve.start(
         http_options=HTTPOptions(host=config.host, port=_free_port(config.host)),
         grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=list(SERVICER_FUNCTIONS)),

@@ -1,6 +1,10 @@
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +15,7 @@ from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from elastic.cli import EXIT_INTERRUPTED
 from elastic.errors import CheckpointError, ConfigError, ServerUnavailable
 from elastic.serve.app import environment, serving, wait_until_serving
 from elastic.serve.config import ServeConfig
@@ -74,6 +79,43 @@ def test_ray_is_told_to_use_haproxy_and_the_message_limit_with_files_of_its_own(
     assert len(paths) == 4
     assert all(path.startswith(str(tmp_path)) for path in paths)
     assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] != variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+
+
+@pytest.mark.ray
+@pytest.mark.serve
+@pytest.mark.slow
+def test_a_server_told_to_end_while_it_starts_leaves_no_process_behind(tiny_run: Path, tmp_path: Path) -> None:
+    flags = ["--port", str(free_port()), "--profile", "never"]
+    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), *flags]
+    log, mark = tmp_path / "log.txt", f"ELASTIC_TEST_MARK={uuid.uuid4()}"
+    variables = os.environ | dict([mark.split("=")])
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
+    try:
+        while "haproxy" not in marked(mark).values():  # it runs before the replicas do
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=90) == EXIT_INTERRUPTED, log.read_text()
+        give_up_s = time.monotonic() + 10
+        while marked(mark) and time.monotonic() < give_up_s:
+            time.sleep(0.1)
+        assert not marked(mark)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Names of the running processes that inherited a variable from the one that it was given to, by id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "comm").read_text().strip()
+        except (OSError, ValueError):  # it has ended
+            continue
+    return found
 
 
 def free_port() -> int:
