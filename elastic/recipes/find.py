@@ -13,11 +13,13 @@ from elastic.recipes.debug import debug
 from elastic.recipes.icons import icons, icons_demo
 from elastic.recipes.mim import mim
 from elastic.recipes.synclr import synclr
+from elastic.recipes.udon import udon, udon_by_size, udon_in_turns
 from elastic.train.config import TrainConfig
 
 Recipe: TypeAlias = Callable[[], TrainConfig]
 
-RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in (icons, icons_demo, debug, mim, synclr)}
+_ALL: tuple[Recipe, ...] = (icons, icons_demo, debug, mim, synclr, udon, udon_by_size, udon_in_turns)
+RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _ALL}
 """The runs that come with the package; the first is the default."""
 
 
