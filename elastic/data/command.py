@@ -12,9 +12,13 @@ from rich.progress import track
 from rich.table import Table
 
 from elastic.data import icons
+from elastic.data.build_rooms import RoomsConfig, build_rooms, rooms_path
 from elastic.data.build_scenes import write_scenes
+from elastic.data.fetch import PACKAGES, fetch
+from elastic.data.furniture import CATEGORIES
 from elastic.data.inspection import Counts, Report, check, count
 from elastic.data.scenes import SceneConfig
+from elastic.data.scenes import cached_path as scenes_path
 from elastic.data.schema import SPLITS
 from elastic.data.sources import open_source
 from elastic.errors import ConfigError, DataError
@@ -28,8 +32,8 @@ class Ls:
     """
 
     source: Annotated[str, tyro.conf.Positional] = "icons"
-    """`icons` (bundled), `scenes` (built once), a Parquet file or folder, a folder with metadata.csv or
-    metadata.jsonl, or tars; path or URL."""
+    """`icons` (bundled), `scenes` (built once), `rooms` (once you have built it), a Parquet file or folder, a folder
+    with metadata.csv or metadata.jsonl, or tars; path or URL."""
 
     def run(self) -> None:
         """Print the table."""
@@ -87,62 +91,101 @@ class Build:
 
     `icons`: the drawings are fetched with npm at pinned versions and rendered; the result has the same rows as the
     copy inside the package. Needs npm, and `pip install elastic[icons]`. `scenes`: the bundled icons are composed to
-    scenes with labels at every pixel; needs nothing.
+    scenes with labels at every pixel; needs nothing. `rooms`: rooms of real furniture models are rendered, with depth
+    at every pixel; needs `elastic data fetch furniture` first.
 
     Example: elastic data build scenes scenes.parquet
     """
 
-    name: Annotated[Literal["icons", "scenes"], tyro.conf.Positional]
+    name: Annotated[Literal["icons", "scenes", "rooms"], tyro.conf.Positional]
     """Which set."""
-    out: Annotated[Path, tyro.conf.Positional]
-    """Parquet file to write; LICENSES.md is written beside it."""
+    out: Annotated[Path | None, tyro.conf.Positional] = None
+    """Parquet file to write; for `icons` and `scenes`, LICENSES.md is written beside it. Left out: the cache, where
+    `scenes` and `rooms` are opened by name; `icons` needs a file."""
     npm_dir: Path | None = None
     """For `icons`: folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out:
     ~/.cache/elastic/npm."""
     num_processes: int = 2
-    """For `icons`: processes that draw."""
+    """For `icons` and `rooms`: processes that draw."""
 
     def run(self) -> None:
         """Write the file.
 
         Raises:
-            DataError: a package cannot be fetched, or the result is not the set that it should be.
+            ConfigError: `icons` without a file to write.
+            DataError: a package cannot be fetched or was not, or the result is not the set that it should be.
         """
-        num_images, num_classes = self._build_icons() if self.name == "icons" else self._build_scenes()
-        size_mb = self.out.stat().st_size / 1e6
-        Console().print(f"wrote {self.out}: {num_images:,} images of {num_classes:,} classes, {size_mb:.1f} MB")
+        out = self.out or self._cached_path()
+        build = {"icons": self._build_icons, "scenes": self._build_scenes, "rooms": self._build_rooms}[self.name]
+        num_images, num_classes = build(out)
+        size_mb = out.stat().st_size / 1e6
+        Console().print(f"wrote {out}: {num_images:,} images of {num_classes:,} classes, {size_mb:.1f} MB")
 
-    def _build_icons(self) -> tuple[int, int]:
+    def _cached_path(self) -> Path:
+        if self.name == "icons":
+            raise ConfigError("out", self.out, "name a file: the package has its own copy of `icons`")
+        return scenes_path() if self.name == "scenes" else rooms_path()
+
+    def _build_icons(self, out: Path) -> tuple[int, int]:
         from elastic.data.build_icons import build_icons
 
         npm_dir = self.npm_dir or Path.home() / ".cache" / "elastic" / "npm"
-        table = build_icons(self.out, npm_dir, self.num_processes)
+        table = build_icons(out, npm_dir, self.num_processes)
         found = (table.num_rows, *(len(table[name].unique()) for name in ("label", "domain", "style")))
         expected = (icons.NUM_IMAGES, icons.NUM_CLASSES, icons.NUM_DOMAINS, icons.NUM_STYLES)
         if found != expected:
             problem = f"has {found} images, classes, domains and styles, expected {expected}"
-            raise DataError(str(self.out), problem, "check the versions of the packages and of resvg-py")
+            raise DataError(str(out), problem, "check the versions of the packages and of resvg-py")
         return found[0], found[1]
 
-    def _build_scenes(self) -> tuple[int, int]:
+    def _build_scenes(self, out: Path) -> tuple[int, int]:
         config = SceneConfig()
         steps = iter(track(range(config.num_rows), "composing", console=Console(), transient=True))
-        table = write_scenes(self.out, config, on_image=lambda: next(steps))
+        table = write_scenes(out, config, on_image=lambda: next(steps))
         next(steps, None)
         # Pictures made of drawings stay under the drawings' licences.
         licenses = icons.BUNDLED_ICONS.with_name("LICENSES.md")
-        self.out.with_name(licenses.name).write_bytes(licenses.read_bytes())
+        out.with_name(licenses.name).write_bytes(licenses.read_bytes())
         return table.num_rows, len(table["label"].drop_null().unique())
+
+    def _build_rooms(self, out: Path) -> tuple[int, int]:
+        return build_rooms(out, RoomsConfig(), self.num_processes).num_rows, len(CATEGORIES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetch:
+    """Download what a benchmark set is built from, once, into ~/.cache/elastic (or $XDG_CACHE_HOME/elastic).
+
+    `furniture`: 3D models of Debian's package sweethome3d-furniture, CC0 or CC-BY; 120 MB. Needs apt-get, not root.
+
+    Example: elastic data fetch furniture
+    """
+
+    name: Annotated[Literal["furniture"], tyro.conf.Positional]
+    """What to download."""
+
+    def run(self) -> None:
+        """Print where it lies.
+
+        Raises:
+            DataError: it cannot be downloaded, or is not the pinned version.
+        """
+        package = PACKAGES[self.name]
+        console = Console()
+        with console.status(f"fetching {package.name} {package.version}, {package.size_mb:.0f} MB"):
+            folder = fetch(self.name)
+        console.print(f"{package.name} {package.version} ({package.license}): {folder}", soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """List, check or rebuild data sets."""
+    """List, check, fetch or rebuild data sets."""
 
     command: Annotated[
         Annotated[Ls, tyro.conf.subcommand("ls")]
         | Annotated[Check, tyro.conf.subcommand("check")]
-        | Annotated[Build, tyro.conf.subcommand("build")],
+        | Annotated[Build, tyro.conf.subcommand("build")]
+        | Annotated[Fetch, tyro.conf.subcommand("fetch")],
         tyro.conf.arg(name=""),
     ]
     """What to do."""

@@ -2,6 +2,7 @@
 
 from pyarrow.fs import FileSystem, FileType
 
+from elastic.data.build_rooms import cached_rooms
 from elastic.data.build_scenes import cached_scenes
 from elastic.data.filesystem import list_files, locate
 from elastic.data.folder import METADATA_FILES, open_folder
@@ -17,7 +18,9 @@ _PARQUET, _TAR = (".parquet",), (".tar",)
 
 
 def open_source(location: str) -> Source:
-    """The data set at a location: `icons` (bundled), `scenes` (built once, in the cache), or a path or URL of these.
+    """The data set at a location: a name, or a path or URL of one of these.
+
+    Names are `icons` (bundled), `scenes` (built in the cache at first use) and `rooms` (in the cache once built).
 
     - a Parquet file, or a folder of them, with the columns of `schema.ROW`;
     - a folder with `metadata.csv` or `metadata.jsonl`, whose `file_name` names images below the folder;
@@ -26,7 +29,7 @@ def open_source(location: str) -> Source:
     Raises:
         DataError: nothing there, nothing readable, a missing column, or no rows.
     """
-    known = {"icons": lambda: BUNDLED_ICONS, "scenes": cached_scenes}
+    known = {"icons": lambda: BUNDLED_ICONS, "scenes": cached_scenes, "rooms": cached_rooms}
     filesystem, path, info = locate(str(known[location]()) if location in known else location)
     if info.type == FileType.Directory:
         source = _open_directory(location, filesystem, path)

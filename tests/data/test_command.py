@@ -5,7 +5,8 @@ import pytest
 import tyro
 
 from elastic.data import build_icons, command, icons
-from elastic.data.command import Build, Check, Data, Ls
+from elastic.data.build_rooms import RoomsConfig
+from elastic.data.command import Build, Check, Data, Fetch, Ls
 from elastic.data.scenes import SceneConfig
 from elastic.errors import ConfigError, DataError
 
@@ -21,6 +22,8 @@ def test_words_become_commands():
     assert parsed("check", "here", "--num-images", "5") == Check(source="here", num_images=5)
     assert parsed("build", "icons", "out.parquet") == Build(name="icons", out=Path("out.parquet"))
     assert parsed("build", "scenes", "out.parquet") == Build(name="scenes", out=Path("out.parquet"))
+    assert parsed("build", "rooms") == Build(name="rooms")
+    assert parsed("fetch", "furniture") == Fetch(name="furniture")
 
 
 def test_ls_shows_the_bundled_set(capsys: pytest.CaptureFixture[str]):
@@ -69,3 +72,36 @@ def test_scenes_are_written_with_the_licences_of_their_drawings(
     Ls(source=str(out)).run()
     shown = capsys.readouterr().out
     assert "scenes-synthetic" in shown
+
+
+def test_rooms_are_written_to_the_cache_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def build(out: Path, config: RoomsConfig, num_processes: int) -> pa.Table:
+        rows = table(2, 1)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write(out.parent, rows, out.name)
+        return rows
+
+    monkeypatch.setattr(command, "build_rooms", build)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    Build(name="rooms").run()
+    Build(name="rooms", out=tmp_path / "mine.parquet").run()
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert f"wrote {tmp_path}/elastic/rooms-1.parquet: 2 images of 8 classes" in shown
+    assert f"wrote {tmp_path}/mine.parquet: 2 images of 8 classes" in shown
+
+
+def test_icons_are_not_built_without_a_file_to_write():
+    with pytest.raises(ConfigError, match="out=None: name a file"):
+        Build(name="icons").run()
+
+
+def test_fetching_says_where_the_models_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "elastic" / "fetched" / "sweethome3d-furniture_1.8-1"
+    folder.mkdir(parents=True)
+    Fetch(name="furniture").run()
+    assert str(folder) in capsys.readouterr().out.replace("\n", "")
