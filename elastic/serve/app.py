@@ -69,7 +69,7 @@ def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
     """What every Ray process must find in its environment; a variable that the user has set stands."""
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
-        # HAProxy in front of the replicas: 4 x lower latency than Serve's Python proxy, and it binds `host`.
+        # HAProxy in front of the replicas: unlike Serve's own proxy it runs no Python, and it binds `host`.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # One event loop per replica is enough: the model and decoding have threads of their own.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
