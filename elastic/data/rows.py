@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from elastic.data.config import DataConfig
 
 MIN_BLOCK_IMAGES, MAX_BLOCK_STEPS = 1024, 16
-"""A block costs Ray about 13 ms whatever it holds, so short steps share one."""
+"""A block has a fixed cost in Ray, whatever it holds, so short steps share one."""
 MAX_BLOCKS = 4096
-"""Blocks of one execution. Ray plans them all before the first, in about 2 ms each; the next execution then costs a
-few seconds of start-up."""
+"""Blocks of one execution. Ray plans them all before it hands on the first; the next execution then costs another
+start-up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
