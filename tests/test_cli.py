@@ -14,8 +14,8 @@ from elastic import __version__, cli
 from elastic.errors import ConfigError, DataError, ElasticError
 
 FLAGS = {
-    "train": "accumulate address checkpoint-every device dry-run keep-last log-every name num-threads num-workers "
-    "precision resume run-dir seed steps validate-every",
+    "train": "accumulate address checkpoint-every device dry-run keep-last log-every micro-batches name "
+    "num-threads num-workers parallel precision resume run-dir seed steps teacher validate-every",
     "extract": "submodel",
     "evaluate": "baselines batch-size device max-bad-fraction out source split",
     "profile": "batch-sizes device dtype max-s num-threads out rounds seed warmup-rounds",

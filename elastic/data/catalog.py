@@ -92,7 +92,7 @@ class StreamRows:
     def present(self) -> frozenset[str]:
         """Fields of `Batch` that this stream fills."""
         names = {"images", "row_ids", "domains"}
-        if self.num_classes:
+        if self.num_classes and self.config.shows_labels:
             names.add("labels")
         if (self.caption_ids != NO_CAPTION_ID).any():
             names.add("caption_ids")

@@ -98,6 +98,8 @@ class StreamConfig:
     """Differently augmented views of each image, adjacent in the batch."""
     captions: Literal["one", "both"] = "one"
     """Whether a row shows one caption of either kind, or one of each, kept apart (TIPS)."""
+    shows_labels: bool = True
+    """Whether objectives get the rows' classes; false keeps a stream to its captions and images."""
     synthetic_caption_probability: float = 0.5
     """How often a row that has synthetic captions and shows one caption shows one of them."""
     augment: AugmentConfig | None = None

@@ -8,9 +8,10 @@ on this machine from the bundled icons and is a function of the seed; nothing is
 alt text from the web: usually the salient object and some words of noise. `synthetic_captions` are [detailed, short]:
 all objects with their places, and a list of the objects (the two granularities of TIPSv2 [2]).
 
-**Domain `scenes-synthetic`** (source `synthetic`, training only): several images of one caption, which is their
-`caption`; `caption_id` names it. The objects and their places in words are the caption's, also which object is the
-salient one; drawings, sizes, exact places and backgrounds differ. Rows have no label.
+**Domain `scenes-synthetic`** (source `synthetic`, training only): several images of one caption, the first of
+their `synthetic_captions`; `caption_id` names it, and `caption` is null, as nobody wrote one. The objects and their
+places in words are the caption's, also which object is the salient one; drawings, sizes, exact places and
+backgrounds differ. Rows have no label.
 
 **Classes.** Six emoji domains of the icons, eight classes of each; signs and smileys are left out because each of
 them is one shape. A class is a candidate if its name is one or two words of small letters that do not end in `s` (so
@@ -37,7 +38,7 @@ import pyarrow as pa
 
 from elastic.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 """Part of the cached file's name; grows when the rows change."""
 
 DOMAIN, SYNTHETIC_DOMAIN = "scenes", "scenes-synthetic"

@@ -11,14 +11,31 @@ from typing import TypeAlias
 from elastic.errors import ConfigError
 from elastic.recipes.debug import debug
 from elastic.recipes.icons import icons, icons_demo
+from elastic.recipes.joint import joint
+from elastic.recipes.matvit import matvit, mrl
 from elastic.recipes.mim import mim
 from elastic.recipes.synclr import synclr
+from elastic.recipes.tips import tips, tips_v2
 from elastic.recipes.udon import udon, udon_by_size, udon_in_turns
 from elastic.train.config import TrainConfig
 
 Recipe: TypeAlias = Callable[[], TrainConfig]
 
-_ALL: tuple[Recipe, ...] = (icons, icons_demo, debug, mim, synclr, udon, udon_by_size, udon_in_turns)
+_ALL: tuple[Recipe, ...] = (
+    icons,
+    icons_demo,
+    debug,
+    joint,
+    tips,
+    tips_v2,
+    synclr,
+    mim,
+    matvit,
+    mrl,
+    udon,
+    udon_by_size,
+    udon_in_turns,
+)
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _ALL}
 """The runs that come with the package; the first is the default."""
 

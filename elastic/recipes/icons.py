@@ -16,7 +16,7 @@ EMBED_DIMS = (16, 32, 64, 128)
 IMAGE_SIZE = 32
 
 # Icons stand upright, centred and filling their canvas, at training and at search: views keep close to that.
-_ICON_VIEWS = AugmentConfig(
+ICON_VIEWS = AugmentConfig(
     scale=(0.88, 1.12),
     aspect=0.1,
     rotation_deg=9.0,
@@ -58,7 +58,7 @@ def icons() -> TrainConfig:
         data=DataConfig(
             streams=(StreamConfig(sampling=ClassBalanced(classes_per_batch=128, images_per_class=2)),),
             image_size=IMAGE_SIZE,
-            augment=_ICON_VIEWS,
+            augment=ICON_VIEWS,
         ),
         objectives={
             "supcon": Matryoshka(inner=MultiPositive(temperature=0.1), embed_dims=EMBED_DIMS),
