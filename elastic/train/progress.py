@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -65,6 +66,10 @@ class Progress:
         else:
             self._live.update(Text(text, style="dim"), refresh=True)
 
+    def warn(self, text: str) -> None:
+        """Say something that stays on the screen, above the panel."""
+        self._console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+
     def show(self, record: Record) -> None:
         """Show the newest state of the run."""
         self._latest |= record
@@ -74,7 +79,7 @@ class Progress:
             self._live.update(self._panel(record))
 
     def _panel(self, record: Record) -> RenderableType:
-        bar = ProgressBar(total=self._steps, completed=record["step"])
+        bar = Padding(ProgressBar(total=self._steps, completed=record["step"]))  # alone, it ends no line
         return Group(bar, Text(summary(record, self._steps)), self._table())
 
     def _table(self) -> Table:

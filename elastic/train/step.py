@@ -7,6 +7,7 @@ import torch
 from elastic.batch import Batch
 from elastic.objectives.base import Terms
 from elastic.submodel import Submodel
+from elastic.train.alarm import embedding_health
 from elastic.train.learner import Given
 from elastic.train.seeding import derive_seed
 from elastic.train.state import TrainState
@@ -17,7 +18,7 @@ def train_step(state: TrainState, batches: Sequence[Batch], submodels: Sequence[
 
     Every submodel, largest first, sees the same batches, masks and teacher and, because the generator is set before
     each, the same dropped paths. Returns the step's detached scalars by name, `<objective>/<term>/<granularity>` for
-    the terms.
+    the terms, and how much this worker's embeddings vary.
     """
     report: Terms = {"loss": torch.zeros((), device=batches[0].images.device)}
     share = 1 / (len(batches) * len(submodels))
@@ -29,6 +30,7 @@ def train_step(state: TrainState, batches: Sequence[Batch], submodels: Sequence[
             given = Given(progress=state.progress, teacher=teacher, largest=largest)
             is_last = number == len(batches) - 1 and submodel is submodels[-1]
             loss, terms, features = state.learn(batch, submodel, given, share=share, sync=is_last)
+            terms |= {f"embedding/{name}": value for name, value in embedding_health(features.embedding).items()}
             largest = features if submodel == state.space.full else largest
             report["loss"] += share * loss
             granularity = state.space.name(submodel)

@@ -37,6 +37,7 @@ from elastic.data.tokenizer import Tokenizer
 from elastic.errors import CheckpointError, ConfigError, ElasticError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
+from elastic.train.alarm import Alarm
 from elastic.train.config import TrainConfig
 from elastic.train.loop import STOP_FILE, run
 from elastic.train.metrics import MetricTail
@@ -165,11 +166,14 @@ def _work(arguments: dict[str, Any]) -> int:
 
 
 def _follow(training: Future[Result], tail: MetricTail, progress: Progress) -> None:
-    """Show records until the training ends."""
+    """Show records until the training ends, and warn of those that look like a collapse."""
+    alarm = Alarm()
     while not training.done():
         wait([training], timeout=POLL_S)
         for record in tail.poll():
             progress.show(record)
+            for warning in alarm.hear(record):
+                progress.warn(warning)
 
 
 def _result(training: Future[Result]) -> int:

@@ -45,5 +45,15 @@ def test_on_a_terminal_the_last_value_of_every_granularity_is_shown():
     with Progress(100, ("S", "XL"), Console(file=out, force_terminal=True, width=120)) as progress:
         progress.show(RECORD)
         progress.show({**RECORD, "step": 60, "supcon/nce/S": 4.75})
-    panel = out.getvalue().rpartition("step 60/100")[2]
-    assert "supcon/nce" in panel and "4.7500" in panel and "3.2500" in panel
+    _, found, panel = out.getvalue().rpartition("step 60/100")
+    assert found and "supcon/nce" in panel and "4.7500" in panel and "3.2500" in panel
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_warning_stays_while_records_come(is_terminal):
+    out = io.StringIO()
+    with Progress(100, ("S", "XL"), Console(file=out, force_terminal=is_terminal, width=120)) as progress:
+        progress.warn("all images look alike")
+        progress.show({**RECORD, "step": 60})
+    _, warning, after = out.getvalue().partition("warning: all images look alike")
+    assert warning and "step 60/100" in after
