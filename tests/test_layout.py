@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "elastic"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_pb" not in path.parts)
-SCRIPTS = sorted(path for folder in ("tests", "benchmarks", "experiments", "docs") for path in (ROOT / folder).rglob("*.py"))
+SCRIPT_FOLDERS = ("tests", "benchmarks", "experiments", "docs")
+SCRIPTS = sorted(path for folder in SCRIPT_FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -57,7 +58,7 @@ def test_every_module_has_a_test_file_of_its_own_name():
 
 
 def test_every_test_file_belongs_to_a_module_or_to_the_repository():
-    about_the_repository = {"test_clusters.py", "test_contributing.py", "test_layout.py", "test_protos.py", "test_readme.py"}
+    about_the_repository = {f"test_{name}.py" for name in ("clusters", "contributing", "layout", "protos", "readme")}
     strays = [
         relative(path)
         for path in (ROOT / "tests").rglob("test_*.py")

@@ -28,8 +28,10 @@ def test_losses_start_at_those_of_chance(recipe):
     # Half of ln(batch) for each kind of caption, and what cosines of untrained embeddings vary by over 0.07.
     for name in ("web", "synthetic"):
         assert batch / 2 - 0.1 < report[f"captions/{name}/XL"] < batch / 2 + 1
-    assert prototypes - 0.1 < report["crops/crops/XL"] < prototypes + 1.5
-    assert prototypes - 0.1 < report["masked/patches/XL"] < prototypes + 1.5
+    # An untrained class token looks alike in all images, so crops agree with their targets from the start; patches
+    # differ by their place.
+    assert 0 < report["crops/crops/XL"] < prototypes + 1
+    assert prototypes - 0.5 < report["masked/patches/XL"] < prototypes + 1.5
     assert report["masked/collapse@use/XL"] > 0.5
 
 
