@@ -129,15 +129,17 @@ def _submodels(config: TrainConfig) -> Table:
 def _summary(config: TrainConfig, memory: Memory) -> Table:
     shares = [images_per_batch(stream) // config.num_workers for stream in config.data.streams]
     side = config.data.image_size
+    parts = config.num_workers if config.parallel == "fsdp" else 1
+    shared = f", {config.parallel}" if config.num_workers > 1 else ""
     batches = "1 batch" if config.accumulate == 1 else f"{config.accumulate} batches"
     sampling = config.submodels
     rows = {
         "updates": f"{config.steps:,} of {batches} each",
-        "workers": f"{config.num_workers} ({config.device}, {config.precision})",
+        "workers": f"{config.num_workers} ({config.device}, {config.precision}{shared})",
         "batch of a worker": ", ".join(f"{share} x {IMAGE_CHANNELS} x {side} x {side}" for share in shares),
         "submodels of a step": sampling.policy if sampling.policy == "all" else f"{sampling.policy}, k={sampling.k}",
         "trained parameters": f"{memory.num_params:,}",
-        "weights, gradients, moments, average": f"{memory.state_bytes / _MIB:,.1f} MiB a worker",
+        "weights, gradients, moments, average": f"{memory.state_bytes / parts / _MIB:,.1f} MiB a worker",
         "activations, estimated": f"{memory.activation_bytes / _MIB:,.1f} MiB a worker",
     }
     table = Table(title="run", show_header=False)

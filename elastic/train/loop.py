@@ -87,8 +87,9 @@ def _take_steps(state: TrainState, balancer: Balancer | None, feed: Feed, run_di
             record, stopping = _close(window, state, feed, run_dir)
             if balancer is not None:
                 record |= balancer.close()
-            if validation is not None and (is_last or state.step % config.validate_every == 0):
-                record |= validation.measure(state.average)
+            if config.validate_every and (is_last or state.step % config.validate_every == 0):
+                average = state.whole_average()  # of all workers' parts
+                record |= {} if validation is None else validation.measure(average)
             if log is not None:
                 log.write(state.step, record)
             if stopping or is_last or state.step % config.checkpoint_every == 0:
@@ -121,12 +122,13 @@ def _close(window: Window, state: TrainState, feed: Feed, run_dir: Path) -> tupl
 
 
 def _save(state: TrainState, balancer: Balancer | None, run_dir: Path, feed: Feed) -> None:
-    """A checkpoint to continue from, and the model as it is now; by one worker for all."""
-    if rank() != 0:
-        return
+    """A checkpoint to continue from, and the model as it is now; collected from all workers, written by one."""
     saved = {"state": state.state_dict(), "stream_weights": feed.weights}
     if balancer is not None:
         saved["balancer"] = balancer.state_dict()
+    average = state.whole_average()
+    if rank() != 0:
+        return
     save_checkpoint(run_dir, saved, state.step, state.config.keep_last)
     manifest = Manifest(
         encoder=state.config.model,
@@ -135,7 +137,7 @@ def _save(state: TrainState, balancer: Balancer | None, run_dir: Path, feed: Fee
         provenance={**_provenance(run_dir), "step": state.step, "seed": state.config.seed},
     )
     tokenizer = None if state.config.model.text is None else Tokenizer.load(run_dir / TOKENIZER)
-    save_model(run_dir, state.average, manifest, tokenizer)
+    save_model(run_dir, average, manifest, tokenizer)
 
 
 def _provenance(run_dir: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from elastic.train.config import TrainConfig
 
 FILE = "run.json"
 _MAX_DIFFERENCES = 5
+_FREE = frozenset({"parallel"})
+"""Fields that may be another when a run is resumed, because its checkpoints do not depend on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,14 +73,15 @@ def read_origin(run_dir: Path) -> Origin:
 
 
 def check_unchanged(run_dir: Path, config: TrainConfig) -> None:
-    """Accept only the config that the run was started with.
+    """Accept only the config that the run was started with, but for how its workers share the model.
 
     Raises:
         ConfigError: a field differs, by the command line or because the recipe's code changed since.
         CheckpointError: there is no run in the directory.
     """
     before, now = dict(_leaves(read_record(run_dir)["config"])), dict(_leaves(describe(config)))
-    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    names = sorted((before.keys() | now.keys()) - _FREE)
+    differing = [key for key in names if before.get(key) != now.get(key)]
     if not differing:
         return
     first = differing[0]

@@ -36,6 +36,21 @@ def test_the_state_is_five_copies_of_the_weights_less_what_is_not_averaged(drawi
     assert memory.state_bytes == 4 * (5 * memory.num_params - unaveraged)
 
 
+def test_sharded_workers_divide_the_state(drawings_config):
+    model = drawings_config.model
+    wordy = replace(drawings_config, model=replace(model, text=replace(model.text, vocab_size=8192)))
+
+    def shown(**changes):
+        out = io.StringIO()
+        Console(file=out, width=160).print(dry_run(replace(wordy, **changes)))
+        (line,) = (line for line in out.getvalue().splitlines() if "weights, gradients" in line)
+        return float(line.partition(" MiB")[0].split()[-1])
+
+    whole = shown(num_workers=2)
+    assert whole > 1
+    assert shown(num_workers=2, parallel="fsdp") == pytest.approx(whole / 2, abs=0.1)
+
+
 def test_activations_grow_with_the_batch_and_shrink_with_workers(drawings_config):
     catalog = check_data(drawings_config)
     one = estimate_memory(drawings_config, catalog).activation_bytes

@@ -38,6 +38,10 @@ def test_an_equal_config_may_resume(started, config):
     check_unchanged(started, replace(config, seed=config.seed))
 
 
+def test_workers_may_share_the_model_in_another_way_when_they_resume(started, config):
+    check_unchanged(started, replace(config, parallel="fsdp"))
+
+
 def test_a_changed_config_may_not_resume_and_is_told_what_changed(started, config):
     changed = replace(config, optim=replace(config.optim, learning_rate=5.0), seed=9)
     with pytest.raises(ConfigError, match="seed differ too") as error:

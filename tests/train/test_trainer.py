@@ -1,6 +1,7 @@
 """Real runs on Ray: two workers, killed, stopped, resumed, and compared with a run that nothing happened to."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,19 @@ def test_two_workers_train_as_one_does(config, straight, local_ray, tmp_path):
     assert one.keys() == two.keys()
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)  # sums in another order, over the first steps
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
+
+
+def test_sharded_workers_end_what_whole_ones_began(config, straight, local_ray, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(straight, run_dir)
+    shutil.rmtree(latest_checkpoint(run_dir))
+    assert step_of(run_dir) == STEPS - config.checkpoint_every
+    assert fit(replace(config, parallel="fsdp"), run_dir, resume=True) == STEPS
+    for found, expected in zip(losses(run_dir), losses(straight), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+    delivered, wanted = (load_model(path)[0].state_dict() for path in (run_dir, straight))
+    for name, value in wanted.items():
+        torch.testing.assert_close(delivered[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: name + text)
 
 
 def test_a_run_that_exists_is_not_started_over(config, straight, local_ray):
