@@ -120,14 +120,17 @@ def _synthetic_rows(config: SceneConfig, classes: Sequence[SceneClass]) -> Itera
         caption = detailed_caption(things)
         captions.add(caption)
         for _ in range(config.images_per_caption):
-            yield {
-                "caption": None,  # nobody wrote one
-                "synthetic_captions": [caption, short_caption(things)],
-                "domain": SYNTHETIC_DOMAIN,
-                "caption_id": hashlib.sha1(caption.encode()).hexdigest()[:16],
-                "source": "synthetic",
-                "split": "train",
-            } | _drawn(things, compose(rng, config, classes, things, "train"))
+            yield (
+                {
+                    "caption": None,  # nobody wrote one
+                    "synthetic_captions": [caption, short_caption(things)],
+                    "domain": SYNTHETIC_DOMAIN,
+                    "caption_id": hashlib.sha1(caption.encode()).hexdigest()[:16],
+                    "source": "synthetic",
+                    "split": "train",
+                }
+                | _drawn(things, compose(rng, config, classes, things, "train"))
+            )
 
 
 def _draw_unseen(
