@@ -15,6 +15,8 @@ from elastic.train.submodels import SubmodelSampling
 
 EMBED_DIMS = (16, 32, 64, 128)
 IMAGE_SIZE = 48
+LATE = 0.2
+"""Share of the run that captions are learned alone."""
 PROTOTYPES = Prototypes(count=512, hidden=256, bottleneck=64)
 
 # Captions say what is left and right and describe the whole scene: no flips, and most of it stays in view.
@@ -58,8 +60,9 @@ def scene_stream(batch_size: int = 64) -> StreamConfig:
 def tips() -> TrainConfig:
     """TIPS on scenes: `elastic train tips`.
 
-    Loss weights are the paper's (1, 1, 2); heads, batch and length are for two cores. A step costs about 3.4
-    passes of the full encoder over its images.
+    Loss weights are the paper's (1, 1, 2); heads, batch and length are for two cores. Unlike the paper's, crops and
+    hidden patches join after a fifth of the run: from the start, class tokens that still look alike in all images
+    pulled this small model to one point within 20 steps, captions or not.
     """
     return TrainConfig(
         name="tips",
@@ -67,8 +70,8 @@ def tips() -> TrainConfig:
         data=DataConfig(streams=(scene_stream(),), image_size=IMAGE_SIZE),
         objectives={
             "captions": Matryoshka(inner=DualImageText(), embed_dims=EMBED_DIMS),
-            "crops": SelfDistillation(prototypes=PROTOTYPES),
-            "masked": MaskedPatches(prototypes=PROTOTYPES, weight=2.0),
+            "crops": SelfDistillation(prototypes=PROTOTYPES, start=LATE, ramp=LATE / 2),
+            "masked": MaskedPatches(prototypes=PROTOTYPES, weight=2.0, start=LATE, ramp=LATE / 2),
         },
         masking=MaskConfig(ratio=0.75),
         submodels=SubmodelSampling(policy="sample", probabilities=(0.17, 0.20, 0.22, 0.41)),
@@ -85,5 +88,5 @@ def tips_v2() -> TrainConfig:
     second class token meets detailed and short captions alike.
     """
     first = tips()
-    masked = MaskedPatches(prototypes=PROTOTYPES, weight=2.0, every_patch=True)
+    masked = MaskedPatches(prototypes=PROTOTYPES, weight=2.0, start=LATE, ramp=LATE / 2, every_patch=True)
     return replace(first, name="tips_v2", teacher="student", objectives=first.objectives | {"masked": masked})

@@ -1,6 +1,7 @@
 """TIPS on scenes: every objective is fed, and the first step has the values of an untrained model."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ def first_step(config: TrainConfig) -> dict[str, float]:
 
 @pytest.mark.parametrize("recipe", [tips, tips_v2])
 def test_losses_start_at_those_of_chance(recipe):
-    report = first_step(recipe())
+    config = recipe()
+    early = {name: replace(objective, start=0, ramp=0) for name, objective in config.objectives.items()}
+    report = first_step(replace(config, objectives=early))
     batch, prototypes = math.log(64), math.log(PROTOTYPES.count)
     # Half of ln(batch) for each kind of caption, and what cosines of untrained embeddings vary by over 0.07.
     for name in ("web", "synthetic"):
@@ -47,3 +50,9 @@ def test_weights_are_the_papers():
 
 def test_the_second_version_has_no_teacher_of_its_own_and_counts_every_patch():
     assert tips_v2().teacher == "student" and tips_v2().objectives["masked"].every_patch
+
+
+@pytest.mark.parametrize("recipe", [tips, tips_v2])
+def test_captions_come_first(recipe):
+    starts = {name: objective.start for name, objective in recipe().objectives.items()}
+    assert starts == {"captions": 0, "crops": 0.2, "masked": 0.2}
