@@ -5,6 +5,7 @@ rows). The bundled set has 512 rows a group.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,21 @@ class ParquetImages(ImageStore):
                 # A null image is one more way of being broken: it decodes as one.
                 images[place] = column[int(row_ids[place] - self._first_rows[group])].as_py() or b""
         return images
+
+    def read_columns(self, names: Sequence[str]) -> list[pa.Table]:
+        """Whole columns beside the image, one table a file, rows in order; a file gives those that it has.
+
+        Raises:
+            DataError: a file became unreadable.
+        """
+        tables: list[pa.Table] = []
+        for path in self._paths:
+            try:
+                with pq.ParquetFile(path, filesystem=self._filesystem) as file:
+                    tables.append(file.read(columns=[name for name in names if name in file.schema_arrow.names]))
+            except (OSError, pa.ArrowException) as error:
+                raise _unreadable(self._location, path, error) from error
+        return tables
 
     def _group(self, index: int) -> pa.ChunkedArray:
         if index not in self._cache:

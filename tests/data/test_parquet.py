@@ -83,3 +83,25 @@ def test_a_file_that_goes_away_is_named_when_it_is_read(tmp_path: Path):
     Path(path).unlink()
     with pytest.raises(DataError, match=r"set.parquet cannot be read"):
         source.read_images(np.array([0]))
+
+
+def test_further_columns_are_read_whole_and_file_by_file(tmp_path: Path):
+    rows = table(3, 2)
+    paths = [
+        write(tmp_path, rows.slice(0, 4), "0.parquet"),
+        write(tmp_path, rows.slice(4).drop_columns(["label"]), "1.parquet"),
+    ]
+    images = opened(*paths).images
+    assert isinstance(images, parquet.ParquetImages)
+    first, second = images.read_columns(["label", "caption", "other"])
+    assert first.to_pydict() == rows.slice(0, 4).select(["label", "caption"]).to_pydict()
+    assert second.to_pydict() == rows.slice(4).select(["caption"]).to_pydict()
+
+
+def test_a_file_that_went_missing_is_named(tmp_path: Path):
+    path = write(tmp_path, table(1, 2))
+    images = opened(path).images
+    assert isinstance(images, parquet.ParquetImages)
+    Path(path).unlink()
+    with pytest.raises(DataError, match=r"set\.parquet cannot be read"):
+        images.read_columns(["label"])
