@@ -131,7 +131,7 @@ def test_a_call_with_an_objective_carries_its_absolute_deadline(client: Client, 
     deadline_ms = float(service.metadata[0]["x-deadline-unix-ms"])
     assert before_ms + 800.0 <= deadline_ms + 1.0
     assert deadline_ms <= time.time() * 1000 + 801.0
-    assert service.remaining_s[0] <= 1.8  # the objective and the time a late answer is waited for
+    assert service.remaining_s[0] < 2.5  # the objective, the second that a late answer is waited for, and rounding
 
 
 def test_without_synchronised_clocks_no_absolute_deadline_is_sent(client: Client, service: FakeService) -> None:

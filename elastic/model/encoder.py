@@ -16,7 +16,7 @@ from elastic.batch import Batch, Captions, Features
 from elastic.model.config import EncoderConfig
 from elastic.model.nested import RunBlock, nested_block
 from elastic.model.text import TextTower
-from elastic.model.vit import Mask, forward_vit
+from elastic.model.vit import Mask, embed_second, forward_vit
 from elastic.submodel import Space, Submodel
 
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch, submodel: Submodel) -> Features:
         """Un-normalised features of a batch; captions run at the text submodel of the same granularity."""
-        features = self.see(batch.images, submodel)
+        features = embed_second(self.image, self.see(batch.images, submodel))
         if self.text is None:
             return features
         first, second = self._read((batch.captions, batch.synthetic_captions), submodel)

@@ -5,7 +5,7 @@ over its blocks is ours, because the FFN size of each block is an argument here,
 timm's own knows no masks and no second image size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,8 @@ def forward_vit(
 ) -> Features:
     """Image features at one submodel; at the full one and without a mask, `embedding` equals `vit(images)`.
 
-    Images of another size than the tower's are embedded on a grid of positions resampled to theirs.
+    Images of another size than the tower's are embedded on a grid of positions resampled to theirs. There is no
+    `second_embedding`: only training reads it, see `embed_second`.
     """
     tokens = forward_tokens(vit, images, submodel, mask, run_block)
     pooled = vit.forward_head(tokens, pre_logits=True)
@@ -45,9 +46,14 @@ def forward_vit(
         embedding=vit.head(pooled),
         cls_token=pooled,
         patch_tokens=tokens[:, vit.num_prefix_tokens :],
-        second_embedding=None if second is None else vit.head(vit.fc_norm(second)),
         second_cls_token=second,
     )
+
+
+def embed_second(vit: VisionTransformer, features: Features) -> Features:
+    """The same features with the embedding of the second class token, through the same head, if there is one."""
+    second = features.second_cls_token
+    return features if second is None else replace(features, second_embedding=vit.head(vit.fc_norm(second)))
 
 
 def forward_tokens(

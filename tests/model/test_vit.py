@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from elastic.model.config import VisionConfig
 from elastic.model.encoder import Encoder
-from elastic.model.vit import Mask, _with_positions, forward_tokens, forward_vit, patch_pixels
+from elastic.model.vit import Mask, _with_positions, embed_second, forward_tokens, forward_vit, patch_pixels
 from elastic.submodel import Submodel
 
 Build = Callable[[VisionConfig], Encoder]
@@ -136,7 +136,9 @@ def test_a_smaller_crop_has_fewer_patches_on_resampled_positions(build_image_enc
 def test_the_second_class_token_goes_through_the_same_head(build_image_encoder):
     vision = VisionConfig(image_size=16, patch_size=8, width=24, num_heads=3, depth=1, num_cls_tokens=2, pool="token")
     encoder = build_image_encoder(vision)
-    features = forward_vit(encoder.image, torch.randn(2, 3, 16, 16), encoder.space.full)
+    plain = forward_vit(encoder.image, torch.randn(2, 3, 16, 16), encoder.space.full)
+    features = embed_second(encoder.image, plain)
+    assert plain.second_embedding is None
     torch.testing.assert_close(features.second_embedding, encoder.image.head(features.second_cls_token))
     assert not torch.allclose(features.second_embedding, features.embedding)
 
