@@ -28,14 +28,14 @@ ICON_VIEWS = AugmentConfig(
 
 
 def icons() -> TrainConfig:
-    """The bundled model: `elastic train icons`, about 41 minutes on 2 cores, 55 on one of them.
+    """The bundled model: `elastic train icons`, about an hour on 2 cores.
 
     A small ViT that sees 16 patches, with classes and captions as two views of what belongs together. Most
     classes have few images, so the budget goes into many short steps, one granularity each.
 
-    The times are 4000 x 256 images at the 413 to 416 per second that `elastic train icons_demo --steps 60` trained on
-    an AMD EPYC with two threads, 311 to 316 with one. The bundled copy was trained by the same worker loop in one
-    process of one thread, without Ray; its metrics.jsonl adds up to 52 minutes.
+    The time is 4000 x 256 images at the 263 to 320 per second that `elastic train icons_demo` trained on an AMD EPYC
+    with one thread; the other core has the data. The bundled copy was trained by the same worker loop in one process
+    of one thread, without Ray; its metrics.jsonl adds up to 52 minutes.
 
     Stem, learning rate, views, weight of the captions and length were chosen on the test split. Tune on val.
     """

@@ -59,7 +59,7 @@ class TrainConfig:
     """What each of several workers keeps: the whole model (ddp), or its part of weights, gradients and moments (fsdp).
     Both train the same weights, and either resumes what the other left."""
     num_threads: int = 0
-    """Torch threads of each worker on a CPU; 0 shares out all cores. On a busy machine fewer are faster."""
+    """Torch threads of each worker on a CPU; 0 shares out all cores but one, which the data gets."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What each worker computes on. There is no fallback: asking for a GPU where there is none is an error."""
     precision: Literal["fp32", "bf16"] = "fp32"

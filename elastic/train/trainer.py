@@ -147,11 +147,9 @@ def _work(arguments: dict[str, Any]) -> int:
         device = torch.device("cuda", torch.cuda.current_device())  # Ray Train's choice for this worker
     else:
         device = torch.device("cpu")
-        # All cores, though the data pipeline needs some of their time: on 2 cores and with little else running, two
-        # threads trained 1.3 times as fast as one (`elastic train icons_demo --steps 60 --num-threads N`, twice each,
-        # without the first 20 steps: 316 and 311 images/s, 416 and 413). Where other work holds a core, threads wait
-        # for each other, and fewer are faster.
-        share = (os.cpu_count() or 1) // context.get_local_world_size()
+        # One core stays with the data pipeline, whose scheduler alone takes half of one. With both of 2 cores training
+        # can be 1.3 times as fast or half as fast: threads wait for each other when anything holds a core.
+        share = ((os.cpu_count() or 1) - 1) // context.get_local_world_size()
         torch.set_num_threads(config.num_threads or max(1, share))
 
     def open_worker_feed(weights: dict[int, Weights]) -> Feed:

@@ -50,6 +50,7 @@ def config() -> TrainConfig:
         steps=6,
         checkpoint_every=2,
         log_every=1,
+        num_threads=1,
     )
 
 
