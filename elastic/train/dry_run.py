@@ -13,6 +13,8 @@ from elastic.data.config import StreamConfig
 from elastic.model.config import IMAGE_CHANNELS
 from elastic.profile.flops import count_image, count_text
 from elastic.train.config import TrainConfig
+from elastic.train.learner import Given
+from elastic.train.masking import draw_masks
 from elastic.train.preparation import carried_fields, check_data, dimensions, make_tokenizer
 from elastic.train.state import TrainState
 
@@ -31,7 +33,8 @@ class Memory:
     num_encoder_params: int
     """Those of them that are averaged."""
     activation_bytes: int
-    """Kept for the backward pass of one batch at the full submodel, without the objectives' logits."""
+    """Kept for the backward pass of one batch, or of a part of it, at the full submodel: all passes that its objectives
+    read once each of them has started, without the objectives' own."""
 
     @property
     def state_bytes(self) -> int:
@@ -59,7 +62,20 @@ def images_per_batch(stream: StreamConfig) -> int:
 def estimate_memory(config: TrainConfig, catalog: Catalog) -> Memory:
     """Parameters counted, activations measured on a few images and scaled to the largest batch of a worker."""
     state = TrainState(config, dimensions(config, catalog), torch.device("cpu"))
-    batch = _blank_batch(config, MEASURED_ROWS)
+    streams = zip(config.data.streams, carried_fields(config, catalog), strict=True)
+    activations = [
+        _kept_bytes(state, _blank_batch(config, stream, present)) * images_per_batch(stream) // MEASURED_ROWS
+        for stream, present in streams
+    ]
+    return Memory(
+        num_params=sum(parameter.numel() for parameter in state.learner.parameters()),
+        num_encoder_params=sum(parameter.numel() for parameter in state.average.parameters()),
+        activation_bytes=max(activations) // (config.num_workers * config.micro_batches),
+    )
+
+
+def _kept_bytes(state: TrainState, batch: Batch) -> int:
+    """What autograd keeps of one forward pass, weights left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in state.learner.parameters()}
     kept: dict[int, UntypedStorage] = {}
 
@@ -69,24 +85,30 @@ def estimate_memory(config: TrainConfig, catalog: Catalog) -> Memory:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        state.learner.encode(state.learner.encoder, batch, state.space.full)
-    measured = sum(storage.nbytes() for address, storage in kept.items() if address not in own)
-    rows = max(images_per_batch(stream) for stream in config.data.streams) // config.num_workers
-    return Memory(
-        num_params=sum(parameter.numel() for parameter in state.learner.parameters()),
-        num_encoder_params=sum(parameter.numel() for parameter in state.average.parameters()),
-        activation_bytes=measured * rows // MEASURED_ROWS,
-    )
+        state.learner.run(batch, state.space.full, Given(wanted=state.learner.objective.passes(batch.present, 1.0)))
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in own)
 
 
-def _blank_batch(config: TrainConfig, rows: int) -> Batch:
-    size, text = config.model.vision.image_size, config.model.text
-    tokens = None if text is None else torch.ones(rows, text.max_tokens, dtype=torch.int64)
+def _blank_batch(config: TrainConfig, stream: StreamConfig, present: frozenset[str]) -> Batch:
+    """A few images with everything that the stream carries."""
+    rows, size, text, crops = MEASURED_ROWS, config.model.vision.image_size, config.model.text, stream.local_crops
+    captions = None
+    if text is not None:
+        tokens = torch.ones(rows, text.max_tokens, dtype=torch.int64)
+        captions = Captions(tokens=tokens, mask=tokens.bool(), index=torch.arange(rows))
+    numbers = torch.zeros(rows, dtype=torch.int64)
     return Batch(
         images=torch.zeros(rows, IMAGE_CHANNELS, size, size),
         row_ids=torch.arange(rows),
-        domains=torch.zeros(rows, dtype=torch.int64),
-        captions=None if tokens is None else Captions(tokens=tokens, mask=tokens.bool(), index=torch.arange(rows)),
+        domains=numbers,
+        labels=numbers if "labels" in present else None,
+        caption_ids=numbers if "caption_ids" in present else None,
+        captions=captions if "captions" in present else None,
+        synthetic_captions=captions if "synthetic_captions" in present else None,
+        local_images=None
+        if crops is None
+        else torch.zeros(rows * crops.count, IMAGE_CHANNELS, crops.image_size, crops.image_size),
+        mask=draw_masks(config.masking, rows, config.model.vision.shape.num_patches, seed=0),
     )
 
 
