@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from elastic.batch import Batch, Features, Passes
+from elastic.batch import Batch, Features, Passes, PassName
 from elastic.model.encoder import Encoder
 from elastic.model.vit import Mask
 from elastic.objectives.base import Terms
@@ -20,12 +20,16 @@ from elastic.train.cached import Flat, carry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """What was there before a submodel's passes, and its objectives compare them with."""
+    """What is settled for a batch before its passes: which to make, and what objectives compare them with."""
 
+    wanted: frozenset[PassName] = frozenset()
+    """The passes that the batch's objectives read. Of the whole batch: a part of it may lack its captions."""
     progress: float = 0.0
     """Share of the run's updates that were taken."""
     teacher: Features | None = None
+    """`None` where there is none, or where the student is its own (TIPS v2)."""
     largest: Features | None = None
+    """`None` until the largest submodel was computed."""
 
 
 class Learner(nn.Module):
@@ -61,8 +65,8 @@ class Learner(nn.Module):
         return carry(passes, pull) + touched, {}, passes.clean.detach()
 
     def run(self, batch: Batch, submodel: Submodel, given: Given) -> Passes:
-        """Every pass that an objective asks for, once. Without a teacher the student is its own (TIPS v2)."""
-        wanted = self.objective.passes(batch.present, given.progress)
+        """Every pass that is wanted, once."""
+        wanted = given.wanted
         clean = self.encode(self.encoder, batch, submodel)
         return Passes(
             clean=clean,

@@ -21,7 +21,7 @@ from elastic.errors import ConfigError
 from elastic.train.balance import Balancer
 from elastic.train.config import TrainConfig
 from elastic.train.metrics import MetricLog
-from elastic.train.optim import hold_back_encoder, learning_rate_at
+from elastic.train.optim import learning_rate_at
 from elastic.train.preparation import balanced_streams, dimensions, open_validation, preprocess
 from elastic.train.record import read_record
 from elastic.train.state import TrainState
@@ -49,7 +49,6 @@ def run(config: TrainConfig, run_dir: Path, device: torch.device, open_feed: Ope
     saved = None if newest is None else load_checkpoint(newest)
     with closing(open_feed({} if saved is None else saved["stream_weights"])) as feed:
         state = TrainState(config, dimensions(config, feed.catalog), device)
-        hold_back_encoder(state.optimizer, config.optim, lambda: state.progress)
         balancer = _balancer(config, feed, device)
         if saved is not None:
             state.load_state_dict(saved["state"])

@@ -11,7 +11,7 @@ Deviation: its embedding head and the text tower are new, so they always learn a
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,15 +108,8 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], config
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-def hold_back_encoder(optimizer: torch.optim.Optimizer, config: OptimConfig, progress: Callable[[], float]) -> None:
-    """From now on, scale the image tower's rate before every update, after it was set for that update.
-
-    `progress` gives the share of the run's updates that were taken.
-    """
-
-    def scale(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for group in optimizer.param_groups:
-            if group["held_back"]:
-                group["lr"] *= encoder_rate_at(progress(), config)
-
-    optimizer.register_step_pre_hook(scale)
+def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimConfig) -> None:
+    """The rate of every group for `step`, counted from 0, in a run of `steps`."""
+    rate, factor = learning_rate_at(step, steps, config), encoder_rate_at(step / steps, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * factor if group["held_back"] else rate

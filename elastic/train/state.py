@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elastic.batch import Batch, Features, PassName
+from elastic.batch import Batch, Features
 from elastic.model.ema import decay_at, update_average
 from elastic.model.encoder import Encoder
 from elastic.model.pretrained import build_encoder
@@ -18,7 +18,7 @@ from elastic.train.cached import gradients, join, split
 from elastic.train.config import TrainConfig
 from elastic.train.learner import Given, Learner
 from elastic.train.masking import draw_masks
-from elastic.train.optim import build_optimizer, learning_rate_at
+from elastic.train.optim import build_optimizer, set_learning_rates
 from elastic.train.parallel import (
     clip_gradients,
     exchanging,
@@ -50,30 +50,28 @@ class TrainState:
         self.optimizer = build_optimizer(self.learner.named_parameters(), config.optim)
         self.step = 0
 
-    @property
-    def progress(self) -> float:
-        """Share of the run's updates that were taken."""
-        return self.step / self.config.steps
+    def prepare(self, batch: Batch, number: int, submodels: Sequence[Submodel]) -> tuple[Batch, Given]:
+        """The step's `number`-th batch with what its masked pass hides, and what is settled before its passes."""
+        progress = self.step / self.config.steps
+        wanted = self.learner.objective.passes(batch.present, progress)
+        if "masked" in wanted:
+            batch = self._hide(batch, number)
+        teacher = self._teach(batch, submodels) if "teacher" in wanted else None
+        return batch, Given(wanted=wanted, progress=progress, teacher=teacher)
 
-    def hide(self, batch: Batch, number: int) -> Batch:
-        """The batch, the step's `number`-th, with the patches that its masked pass hides, if there is one."""
-        if "masked" not in self._wanted(batch):
-            return batch
+    def _hide(self, batch: Batch, number: int) -> Batch:
         # Drawn for the whole batch, so that an image's mask does not depend on the number of workers.
-        size, shape = len(batch.images), self.config.model.vision.shape
+        size, num_patches = len(batch.images), self.config.model.vision.shape.num_patches
         seed = derive_seed(self.config.seed, "masks", self.step, number)
-        masks = draw_masks(self.config.masking, size * num_workers(), shape.num_patches, seed)
+        masks = draw_masks(self.config.masking, size * num_workers(), num_patches, seed)
         return replace(batch, mask=masks[rank() * size : (rank() + 1) * size].to(batch.images.device))
 
-    def teach(self, batch: Batch, submodels: Sequence[Submodel]) -> Features | None:
-        """What the teacher sees in whole images, at the full submodel; `None` where no pass of its own is needed.
+    def _teach(self, batch: Batch, submodels: Sequence[Submodel]) -> Features | None:
+        """What the teacher sees in whole images, at the full submodel.
 
-        That is where nobody asks for a teacher, and where the student teaches itself (TIPS v2) and is computed at
-        the full submodel anyway.
+        `None` where the student teaches itself (TIPS v2) and is computed at the full submodel anyway.
         """
         config = self.config
-        if "teacher" not in self._wanted(batch):
-            return None
         batch = replace(batch, captions=None, synthetic_captions=None)
         if config.teacher == "average":
             with torch.no_grad():
@@ -120,8 +118,7 @@ class TrainState:
         """Clip, step, average; returns the norm of the gradients before clipping."""
         optim = self.config.optim
         grad_norm = clip_gradients(self.learner.parameters(), optim.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, self.config.steps, optim)
+        set_learning_rates(self.optimizer, self.step, self.config.steps, optim)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         decay = decay_at(self.step, optim.ema_decay)
@@ -129,9 +126,6 @@ class TrainState:
         self.learner.objective.after_step(decay)
         self.step += 1
         return grad_norm
-
-    def _wanted(self, batch: Batch) -> frozenset[PassName]:
-        return self.learner.objective.passes(batch.present, self.progress)
 
     def whole_average(self) -> Encoder:
         """The averaged encoder, for the worker of rank 0 to use; every worker calls this together."""

@@ -1,6 +1,7 @@
 """The algorithm on one screen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -8,7 +9,6 @@ from elastic.batch import Batch
 from elastic.objectives.base import Terms
 from elastic.submodel import Submodel
 from elastic.train.alarm import embedding_health
-from elastic.train.learner import Given
 from elastic.train.seeding import derive_seed
 from elastic.train.state import TrainState
 
@@ -23,15 +23,14 @@ def train_step(state: TrainState, batches: Sequence[Batch], submodels: Sequence[
     report: Terms = {"loss": torch.zeros((), device=batches[0].images.device)}
     share = 1 / (len(batches) * len(submodels))
     for number, planned in enumerate(batches):
-        batch = state.hide(planned, number)
-        teacher, largest = state.teach(batch, submodels), None
+        batch, given = state.prepare(planned, number, submodels)
         for submodel in submodels:
             torch.manual_seed(derive_seed(state.config.seed, "step", state.step, rank, number))
-            given = Given(progress=state.progress, teacher=teacher, largest=largest)
             is_last = number == len(batches) - 1 and submodel is submodels[-1]
             loss, terms, features = state.learn(batch, submodel, given, share=share, sync=is_last)
             terms |= {f"embedding/{name}": value for name, value in embedding_health(features.embedding).items()}
-            largest = features if submodel == state.space.full else largest
+            if submodel == state.space.full:
+                given = replace(given, largest=features)
             report["loss"] += share * loss
             granularity = state.space.name(submodel)
             for name, value in terms.items():

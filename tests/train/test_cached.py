@@ -38,6 +38,15 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(undropped, dimensions, 
         torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
+def test_parts_without_captions_may_feed_no_objective_of_their_own(undropped, dimensions, make_batch):
+    only_text = replace(undropped, objectives={"captions": Matryoshka(inner=ImageText(), embed_dims=(4, 8))})
+    whole_loss, whole = gradients(only_text, dimensions, make_batch(), 1)
+    loss, parts = gradients(only_text, dimensions, make_batch(), 2)
+    torch.testing.assert_close(loss, whole_loss)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
 def test_averaging_the_parts_own_losses_is_something_else(undropped, dimensions, make_batch):
     only_text = replace(undropped, objectives={"captions": Matryoshka(inner=ImageText(), embed_dims=(4, 8))})
     state, batch = TrainState(only_text, dimensions, CPU), make_batch()

@@ -8,7 +8,6 @@ import torch
 
 from elastic.batch import Batch, Passes, PassName
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
-from elastic.train.learner import Given
 from elastic.train.state import TrainState
 
 CPU = torch.device("cpu")
@@ -40,9 +39,9 @@ def probe(config, dimensions, make_batch) -> Callable[..., tuple[TrainState, Pas
     def run(*reads: PassName, **changes) -> tuple[TrainState, Passes, Batch]:
         changed = replace(config, objectives={"probe": Probe(reads=frozenset(reads))}, **changes)
         state = TrainState(changed, dimensions, CPU)
-        batch = state.hide(replace(make_batch(), local_images=torch.randn(16, 3, 8, 8)), 0)
-        teacher = state.teach(batch, [state.space.full])
-        state.learner(batch, state.space.full, Given(teacher=teacher))
+        planned = replace(make_batch(), local_images=torch.randn(16, 3, 8, 8))
+        batch, given = state.prepare(planned, 0, [state.space.full])
+        state.learner(batch, state.space.full, given)
         return state, state.learner.objective.objectives["probe"].seen, batch
 
     return run
@@ -72,14 +71,14 @@ def test_the_teacher_is_the_averaged_encoder_without_gradient(probe):
 def test_a_student_that_teaches_itself_needs_no_pass_of_its_own_at_the_full_submodel(probe, config):
     vision = replace(config.model.vision, drop_path=0.0)
     state, passes, batch = probe("teacher", teacher="student", model=replace(config.model, vision=vision))
-    assert state.teach(batch, [state.space.full]) is None
+    assert state.prepare(batch, 0, [state.space.full])[1].teacher is None
     assert torch.equal(passes.teacher.cls_token, passes.clean.cls_token)
     assert not passes.teacher.cls_token.requires_grad and passes.clean.cls_token.requires_grad
 
 
 def test_a_small_student_is_taught_by_the_full_one(probe):
     state, _, batch = probe("teacher", teacher="student")
-    taught = state.teach(batch, [state.space.smallest])
+    taught = state.prepare(batch, 0, [state.space.smallest])[1].teacher
     full = state.learner.encoder.eval()(replace(batch, captions=None), state.space.full)
     torch.testing.assert_close(taught.cls_token, full.cls_token)
 
@@ -93,7 +92,7 @@ def test_the_mask_token_learns_from_the_masked_pass(probe):
 def test_masks_do_not_depend_on_the_number_of_workers(config, dimensions, make_batch, monkeypatch):
     masked = replace(config, objectives={"probe": Probe(reads=frozenset({"masked"}))})
     state, batch = TrainState(masked, dimensions, CPU), make_batch()
-    alone = state.hide(batch, 0).mask
+    alone = state.prepare(batch, 0, [state.space.full])[0].mask
     halves = [
         replace(batch, images=half, row_ids=rows, domains=rows, labels=rows, captions=None)
         for half, rows in zip(batch.images.split(4), batch.row_ids.split(4), strict=True)
@@ -102,5 +101,5 @@ def test_masks_do_not_depend_on_the_number_of_workers(config, dimensions, make_b
     parts = []
     for number, half in enumerate(halves):
         monkeypatch.setattr("elastic.train.state.rank", lambda number=number: number)
-        parts.append(state.hide(half, 0).mask)
+        parts.append(state.prepare(half, 0, [state.space.full])[0].mask)
     assert torch.equal(torch.cat(parts), alone)

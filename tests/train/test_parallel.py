@@ -193,7 +193,7 @@ def run(scenario: Scenario, rank: int | None) -> dict[str, Any]:
     """
     state = TrainState(scenario.config, DIMENSIONS, CPU)
     widen_heads(state)
-    state.optimizer = torch.optim.SGD(state.learner.parameters())
+    state.optimizer = torch.optim.SGD([{"params": list(state.learner.parameters()), "held_back": False}])
     reports = take_steps(state, scenario, rank, range(NUM_STEPS))
     whole = state.state_dict()
     return {"reports": reports, "learner": whole["learner"], "average": whole["average"]}

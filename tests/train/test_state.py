@@ -126,7 +126,8 @@ def test_what_objectives_remember_is_saved_and_a_reloaded_state_continues_bit_fo
 
 def test_there_is_no_teacher_unless_an_objective_asks_for_one(config, dimensions, make_batch):
     state = TrainState(config, dimensions, CPU)
-    assert state.teach(make_batch(), [state.space.full]) is None
+    _, given = state.prepare(make_batch(), 0, [state.space.full])
+    assert given.teacher is None and not given.wanted
 
 
 def test_features_reach_the_objectives_in_full_precision(config, dimensions, make_batch):
