@@ -22,7 +22,8 @@ def check(objectives: Mapping[str, ObjectiveConfig], *streams: Collection[str]) 
     """Accept objectives that the data can feed; each of `streams` is the set of `Batch` fields it carries.
 
     Raises:
-        ConfigError: an objective finds no stream with all it needs, or a stream feeds no objective from the start.
+        ConfigError: an objective finds no stream with all it needs, or a stream feeds none that trains the largest
+            submodel from the start.
     """
     for name, config in objectives.items():
         if not any(config.needs <= set(fields) for fields in streams):
@@ -33,8 +34,9 @@ def check(objectives: Mapping[str, ObjectiveConfig], *streams: Collection[str]) 
         fed = [config for config in objectives.values() if config.needs <= set(fields)]
         if not fed:
             raise ConfigError(f"data.streams[{index}]", sorted(fields), "carries too little for every objective")
-        if all(config.start > 0 for config in fed):
-            rule = "feeds only objectives that start later; one of them must start at 0"
+        # What follows the largest submodel has nothing to say at the largest itself.
+        if all(config.start > 0 or "largest" in config.passes for config in fed):
+            rule = "feeds only objectives that start later or follow the largest submodel; it needs another one"
             raise ConfigError(f"data.streams[{index}]", sorted(fields), rule)
 
 

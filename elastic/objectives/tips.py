@@ -19,24 +19,17 @@ from torch import Tensor
 from elastic.batch import Batch, Passes, PassName
 from elastic.errors import ConfigError
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
-from elastic.objectives.contrastive import Temperature, global_image_text
+from elastic.objectives.contrastive import ImageText, ImageTextLoss, global_image_text
 from elastic.objectives.distributed import global_mean
 from elastic.objectives.prototypes import PrototypeMatching, Prototypes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DualImageText(ObjectiveConfig):
+class DualImageText(ImageText):
     """Image-text contrast twice: written captions for the first class token, synthetic ones for the second."""
 
-    temperature: float = 0.07
-    """Softmax temperature at the start; it is learned, and shared by both."""
     min_temperature: float = 1e-3
     """A bound against overflow only: the released models reached 0.005, half of what CLIP allows."""
-
-    def __post_init__(self) -> None:
-        ObjectiveConfig.__post_init__(self)
-        if not 0 < self.min_temperature <= self.temperature:
-            raise ConfigError("temperature", self.temperature, f"must be >= min_temperature={self.min_temperature} > 0")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -48,12 +41,8 @@ class DualImageText(ObjectiveConfig):
         return DualImageTextLoss(self)
 
 
-class DualImageTextLoss(Objective):
-    """Mean of two image-text losses whose negatives never mix the two kinds of caption."""
-
-    def __init__(self, config: DualImageText) -> None:
-        super().__init__()
-        self.temperature = Temperature(config.temperature, config.min_temperature)
+class DualImageTextLoss(ImageTextLoss):
+    """Mean of two image-text losses whose negatives never mix the two kinds of caption; they share the temperature."""
 
     def forward(self, passes: Passes, batch: Batch) -> Terms:
         """`synthetic` and, where images have written captions, `web`, each halved; start near half of ln(captions).
@@ -72,10 +61,6 @@ class DualImageTextLoss(Objective):
             web = global_image_text(student.embedding, student.text_embedding, batch.captions, temperature)
             terms["web"] = web / 2
         return terms
-
-    def after_step(self, decay: float) -> None:
-        """Keep the temperature above its bound."""
-        self.temperature.bound()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ import torch
 
 from elastic.batch import Batch, Passes, PassName
 from elastic.errors import ConfigError
+from elastic.objectives.alignment import Alignment
 from elastic.objectives.base import Dimensions, Objective, ObjectiveConfig, Terms
 from elastic.objectives.contrastive import ImageText
 from elastic.objectives.joint import JointObjective, check
@@ -148,6 +149,12 @@ def test_check_wants_all_that_an_objective_needs_in_one_stream():
 def test_check_refuses_a_stream_that_only_waits():
     with pytest.raises(ConfigError, match="start later"):
         check({"supcon": MultiPositive(start=0.1)}, {"labels"})
+
+
+def test_check_refuses_a_stream_whose_largest_submodel_would_learn_nothing():
+    check({"supcon": MultiPositive(), "follow": Alignment()}, {"labels"})
+    with pytest.raises(ConfigError, match="follow the largest"):
+        check({"follow": Alignment()}, {"labels"})
 
 
 def test_check_refuses_a_stream_that_feeds_nothing():
