@@ -26,7 +26,8 @@ from PIL import Image
 from rich.progress import track
 
 from elastic.data import schema
-from elastic.data.fetch import cache_dir, fetched
+from elastic.data.fetch import fetched
+from elastic.data.filesystem import cache_dir
 from elastic.data.furniture import CATEGORIES, Piece, read_catalog, split_pieces
 from elastic.data.render import Picture, render
 from elastic.data.rooms import furnish, place_camera, shell
@@ -122,9 +123,9 @@ def build_rooms(out: Path, config: RoomsConfig, num_processes: int) -> pa.Table:
 
 def to_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Rows in the schema of `schema`, with masks, depth and credits behind."""
-    own = [pa.field(name, pa.binary(), nullable=False) for name in ("segments", "instances", "depth_mm")]
+    own = [pa.field(name, pa.binary(), nullable=False) for name in (schema.SEGMENTS, schema.INSTANCES, schema.DEPTH)]
     fields = [*schema.ROW, *own, pa.field("attribution", pa.string(), nullable=False)]
-    metadata = {"segment_names": json.dumps(SEGMENT_NAMES)}
+    metadata = {schema.SEGMENT_NAMES_KEY: json.dumps(SEGMENT_NAMES)}
     return pa.Table.from_pylist(list(rows), schema=pa.schema(fields, metadata=metadata))
 
 
@@ -150,9 +151,9 @@ def to_row(picture: Picture, pieces: Sequence[Piece], split: str) -> dict[str, A
         "domain": "rooms",
         "source": "real",
         "split": split,
-        "segments": encode_png(segment_of[picture.instances].astype(np.uint8)),
-        "instances": encode_png(picture.instances.astype(np.uint8)),
-        "depth_mm": encode_png(np.where(depth_mm < 2**16, depth_mm, 0).astype(np.uint16)),
+        schema.SEGMENTS: encode_png(segment_of[picture.instances].astype(np.uint8)),
+        schema.INSTANCES: encode_png(picture.instances.astype(np.uint8)),
+        schema.DEPTH: encode_png(np.where(depth_mm < 2**16, depth_mm, 0).astype(np.uint16)),
         "attribution": "; ".join(piece.credit for piece in visible),
     }
 

@@ -29,11 +29,11 @@ from elastic.data.scenes import (
     DOMAIN,
     GRID,
     SEGMENT_NAMES,
-    SEGMENT_NAMES_KEY,
     SYNTHETIC_DOMAIN,
     SceneConfig,
     cached_path,
 )
+from elastic.data.schema import INSTANCES, SEGMENT_NAMES_KEY, SEGMENTS
 from elastic.errors import ConfigError
 
 ROWS_PER_GROUP = 512
@@ -91,7 +91,7 @@ def build_scenes(config: SceneConfig, on_image: Callable[[], object] = lambda: N
     for row in rows:
         kept.append(row)
         on_image()
-    metadata = {SEGMENT_NAMES_KEY: json.dumps(SEGMENT_NAMES).encode()}
+    metadata = {SEGMENT_NAMES_KEY: json.dumps(SEGMENT_NAMES)}
     return pa.Table.from_pylist(kept, schema=pa.schema([*schema.ROW, *DENSE], metadata))
 
 
@@ -148,8 +148,8 @@ def _draw_unseen(
 def _drawn(things: Sequence[Thing], picture: Picture) -> dict[str, object]:
     return {
         "image": encode_image(picture.pixels),
-        "segments": encode_labels(picture.segments),
-        "instances": encode_labels(picture.instances),
+        SEGMENTS: encode_labels(picture.segments),
+        INSTANCES: encode_labels(picture.instances),
         "objects": [asdict(thing) for thing in things],
     }
 

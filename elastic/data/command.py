@@ -15,6 +15,7 @@ from elastic.data import icons
 from elastic.data.build_rooms import RoomsConfig, build_rooms, rooms_path
 from elastic.data.build_scenes import write_scenes
 from elastic.data.fetch import PACKAGES, fetch
+from elastic.data.filesystem import cache_dir
 from elastic.data.furniture import CATEGORIES
 from elastic.data.inspection import Counts, Report, check, count
 from elastic.data.scenes import SceneConfig
@@ -129,7 +130,7 @@ class Build:
     def _build_icons(self, out: Path) -> tuple[int, int]:
         from elastic.data.build_icons import build_icons
 
-        npm_dir = self.npm_dir or Path.home() / ".cache" / "elastic" / "npm"
+        npm_dir = self.npm_dir or cache_dir() / "npm"
         table = build_icons(out, npm_dir, self.num_processes)
         found = (table.num_rows, *(len(table[name].unique()) for name in ("label", "domain", "style")))
         expected = (icons.NUM_IMAGES, icons.NUM_CLASSES, icons.NUM_DOMAINS, icons.NUM_STYLES)

@@ -23,13 +23,10 @@ from PIL import Image
 
 from elastic.data.decode import FORMATS
 from elastic.data.parquet import ParquetImages
+from elastic.data.schema import DEPTH, INSTANCES, SEGMENT_NAMES_KEY, SEGMENTS
 from elastic.data.source import Source
 from elastic.data.sources import open_source
 from elastic.errors import DataError
-
-SEGMENTS, INSTANCES, DEPTH = "segments", "instances", "depth_mm"
-SEGMENT_NAMES_KEY = "segment_names"
-"""Key of the schema metadata that names the classes of `segments`."""
 
 _MODES = {SEGMENTS: ("L", np.uint8), INSTANCES: ("L", np.uint8), DEPTH: ("I;16", np.uint16)}
 """Pillow's mode and the array type of each label."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from elastic.data.filesystem import cache_dir
 from elastic.errors import DataError
 
 
@@ -45,11 +46,6 @@ PACKAGES = {
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER_BYTES = 60
-
-
-def cache_dir() -> Path:
-    """Where fetched and built data lie: `$XDG_CACHE_HOME/elastic`, or `~/.cache/elastic`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elastic"
 
 
 def fetch(name: str) -> Path:

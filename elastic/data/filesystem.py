@@ -1,5 +1,8 @@
 """Where a location points: a local path or a URL, as one pyarrow file system and a path on it."""
 
+import os
+from pathlib import Path
+
 import fsspec
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
@@ -8,6 +11,11 @@ from elastic.errors import DataError
 
 _NATIVE_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss", "file")
 """What pyarrow reads itself; every other scheme goes to fsspec, which may need a package for it."""
+
+
+def cache_dir() -> Path:
+    """Where what is fetched, built or measured for this user lies: `$XDG_CACHE_HOME/elastic`, or `~/.cache/elastic`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "elastic"
 
 
 def locate(location: str) -> tuple[FileSystem, str, FileInfo]:

@@ -30,12 +30,13 @@ Sources: [0] Maninis et al., ICLR 2025, https://arxiv.org/abs/2410.16512; [1] Ti
 https://arxiv.org/abs/2312.17742; [2] TIPSv2, CVPR 2026, https://arxiv.org/abs/2604.12012.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from elastic.data.filesystem import cache_dir
+from elastic.data.schema import INSTANCES, SEGMENTS
 from elastic.errors import ConfigError
 
 VERSION = 2
@@ -61,8 +62,8 @@ GRID = 3
 
 DENSE = pa.schema(
     [
-        pa.field("segments", pa.binary(), metadata={"is": "PNG, 8-bit grey: class of each pixel, 0 is background"}),
-        pa.field("instances", pa.binary(), metadata={"is": "PNG, 8-bit grey: k is the k-th of objects, 0 is none"}),
+        pa.field(SEGMENTS, pa.binary(), metadata={"is": "PNG, 8-bit grey: class of each pixel, 0 is background"}),
+        pa.field(INSTANCES, pa.binary(), metadata={"is": "PNG, 8-bit grey: k is the k-th of objects, 0 is none"}),
         pa.field(
             "objects",
             pa.list_(
@@ -80,9 +81,6 @@ DENSE = pa.schema(
     ]
 )
 """Columns behind those of `schema.ROW`. A pixel belongs to the topmost object that covers at least half of it."""
-
-SEGMENT_NAMES_KEY = b"segment_names"
-"""Key of the Parquet schema's metadata: a JSON list of names, by pixel value of `segments`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,5 +145,4 @@ class SceneConfig:
 
 def cached_path() -> Path:
     """Where the default set lies once it was built."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "elastic" / f"scenes-{VERSION}.parquet"
+    return cache_dir() / f"scenes-{VERSION}.parquet"

@@ -30,6 +30,12 @@ ROW = pa.schema([pa.field(IMAGE, pa.binary(), nullable=False), *METADATA])
 
 COLUMNS = tuple(ROW.names)
 
+SEGMENTS, INSTANCES, DEPTH = "segments", "instances", "depth_mm"
+"""Further columns of sets with a label at every pixel; what they hold is said in `dense`."""
+
+SEGMENT_NAMES_KEY = "segment_names"
+"""Key of a file's schema metadata: a JSON list that names the classes of `segments` by number."""
+
 SPLITS = ("train", "val", "test")
 
 SOURCES = ("real", "synthetic")

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int, Integer, Shaped
 from torch import Tensor, nn
 
-from elastic.data.dense import DEPTH, DenseSet
+from elastic.data.dense import DenseSet
+from elastic.data.schema import DEPTH
 from elastic.errors import ConfigError, DataError
 from elastic.evaluate.features import GlobalToken, patch_features, read_images
 from elastic.model.config import Preprocess

@@ -21,7 +21,6 @@ from elastic.errors import ConfigError, DataError
 from elastic.evaluate.embed import Embeddings, embed_captions
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
-from elastic.model.vit import forward_vit
 from elastic.submodel import Submodel
 
 GlobalToken: TypeAlias = Literal["cls_token", "second_cls_token"]
@@ -116,7 +115,7 @@ def _forward(encoder: Encoder, images: Tensor, submodel: Submodel, batch_size: i
     for part in images.split(batch_size):
         # Not inference_mode: probes are fitted on these tensors.
         with torch.no_grad():
-            features = forward_vit(encoder.image, part.to(device), submodel)
+            features = encoder.see(part.to(device), submodel)
         yield features
 
 

@@ -5,11 +5,11 @@ latency differs on every machine. Its latency table goes to the user's cache dir
 """
 
 import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from elastic.checkpoint import MANIFEST, Manifest, save_manifest
+from elastic.data.filesystem import cache_dir
 from elastic.profile.provenance import Device
 from elastic.profile.tables import LatencyTable, QualityTable
 
@@ -28,8 +28,7 @@ def latency_path(run: Path) -> Path:
     if not inside_package(run):
         return run / LATENCY
     digest = hashlib.sha256((run / MANIFEST).read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "elastic" / f"{run.name}-{digest}" / LATENCY
+    return cache_dir() / f"{run.name}-{digest}" / LATENCY
 
 
 def record_table(run: Path, path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from elastic.data import fetch as fetching
-from elastic.data.fetch import DebianPackage, cache_dir, fetch, fetched, unpack_deb
+from elastic.data.fetch import DebianPackage, fetch, fetched, unpack_deb
 from elastic.errors import DataError
 
 
@@ -43,14 +43,6 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = DebianPackage(name="chairs", version="1", sha256=digest, size_mb=0.1, license="CC0")
     monkeypatch.setitem(fetching.PACKAGES, "furniture", package)
     return tmp_path
-
-
-def test_the_cache_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_dir() == Path("/somewhere/elastic")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert cache_dir() == Path("/home/someone/.cache/elastic")
 
 
 def test_a_package_is_downloaded_once_and_unpacked(apt: Path):

@@ -4,7 +4,7 @@ import fsspec
 import pytest
 from pyarrow.fs import FileType
 
-from elastic.data.filesystem import list_files, locate
+from elastic.data.filesystem import cache_dir, list_files, locate
 from elastic.errors import DataError
 
 
@@ -42,3 +42,11 @@ def test_files_are_listed_in_order_without_hidden_ones(tmp_path: Path):
         (tmp_path / name).touch()
     filesystem, path, _ = locate(str(tmp_path))
     assert list_files(filesystem, path, (".tar",)) == [str(tmp_path / "a/z.tar"), str(tmp_path / "b.tar")]
+
+
+def test_the_cache_follows_the_desktop_convention(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir() == Path("/somewhere/elastic")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_dir() == Path("/home/someone/.cache/elastic")
