@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -125,6 +127,35 @@ def save(folder: Path, results: dict[str, Any]) -> None:
     """Write the results, runs in order of arm and seed."""
     results["runs"].sort(key=lambda run: (run["arm"], run["seed"]))
     (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def present(
+    question: str | None,
+    folder: Path,
+    arms: Mapping[str, Arm],
+    report: Callable[["Runs"], str],
+    plot: Callable[["Runs"], Figure],
+) -> None:
+    """Read the options, run what is missing, then write the report and the plot. `--help` tells the question."""
+    runs = Runs(experiment(folder, arms, tyro.cli(Options, description=question)))
+    text = report(runs)
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    plot(runs).savefig(folder / "plot.png", dpi=130)
+    print(text)
+
+
+def curves(lines: Mapping[str, Sequence["Estimate"]], places: Sequence[str], title: str, ylabel: str) -> Figure:
+    """One line with error bars for each entry, from zero."""
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for label, estimates in lines.items():
+        heights, errors = [e.mean for e in estimates], [e.half_width for e in estimates]
+        axes.errorbar(places, heights, yerr=errors, marker="o", capsize=3, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title)
+    axes.legend()
+    return figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from elastic.evaluate.embed import truncate
-from experiments.harness import Arm, Metrics, Options, Runs, Trained, experiment, markdown, train
+from experiments.harness import Arm, Metrics, Runs, Trained, curves, markdown, present, train
 from experiments.icons import embeddings, recall, short_icons
 
 STEPS = 300
@@ -84,35 +83,15 @@ def _alone(width: int) -> str:
 
 def plot(runs: Runs) -> Figure:
     """R@1 by width."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axes = figure.subplots()
-    curves = {
+    lines = {
         "MRL, one model": [runs.mean("mrl", str(width)) for width in WIDTHS],
         "one model per width": [runs.mean(_alone(width), str(width)) for width in WIDTHS],
         "first coordinates of the widest": [runs.mean("full", str(width)) for width in WIDTHS],
         "principal components of the widest": [runs.mean("full", f"pca {width}") for width in WIDTHS],
     }
-    for label, estimates in curves.items():
-        heights, errors = [e.mean for e in estimates], [e.half_width for e in estimates]
-        axes.errorbar(WIDTHS, heights, yerr=errors, marker="o", capsize=3, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(WIDTHS, map(str, WIDTHS))
-    axes.set_xlabel("embed_dim")
-    axes.set_ylabel("R@1, mean over 12 domains")
-    axes.set_title("One embedding cut to each width against one embedding per width")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    return figure
-
-
-def main() -> None:
-    """Train what is missing, then write the report and the plot."""
-    runs = Runs(experiment(FOLDER, ARMS, tyro.cli(Options, description=__doc__)))
-    text = report(runs)
-    (FOLDER / "report.md").write_text(text, encoding="utf-8")
-    plot(runs).savefig(FOLDER / "plot.png", dpi=130)
-    print(text)
+    title = "One embedding cut to each embed_dim against one embedding for each"
+    return curves(lines, list(map(str, WIDTHS)), title, "R@1, mean over 12 domains")
 
 
 if __name__ == "__main__":
-    main()
+    present(__doc__, FOLDER, ARMS, report, plot)

@@ -12,14 +12,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import tyro
 from matplotlib.figure import Figure
 
 from elastic.objectives.alignment import Alignment
 from elastic.submodel import Space
 from elastic.train.config import TrainConfig
 from elastic.train.submodels import SubmodelSampling
-from experiments.harness import Arm, Metrics, Options, Runs, experiment, markdown, train
+from experiments.harness import Arm, Metrics, Runs, curves, markdown, present, train
 from experiments.icons import embeddings, recall, short_icons
 
 STEPS = 120
@@ -109,27 +108,10 @@ def report(runs: Runs) -> str:
 
 def plot(runs: Runs) -> Figure:
     """R@1 by size."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axes = figure.subplots()
-    for arm in ARMS:
-        estimates = [runs.mean(arm, name) for name in SIZES]
-        heights, errors = [e.mean for e in estimates], [e.half_width for e in estimates]
-        axes.errorbar(list(SIZES), heights, yerr=errors, marker="o", capsize=3, label=LABELS[arm])
-    axes.set_ylabel("R@1, mean over 12 domains")
-    axes.set_title("Nesting against one model per size, at equal total cost")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    return figure
-
-
-def main() -> None:
-    """Train what is missing, then write the report and the plot."""
-    runs = Runs(experiment(FOLDER, ARMS, tyro.cli(Options, description=__doc__)))
-    text = report(runs)
-    (FOLDER / "report.md").write_text(text, encoding="utf-8")
-    plot(runs).savefig(FOLDER / "plot.png", dpi=130)
-    print(text)
+    lines = {LABELS[arm]: [runs.mean(arm, name) for name in SIZES] for arm in ARMS}
+    title = "Nesting against one model per size, at equal total cost"
+    return curves(lines, list(SIZES), title, "R@1, mean over 12 domains")
 
 
 if __name__ == "__main__":
-    main()
+    present(__doc__, FOLDER, ARMS, report, plot)
