@@ -3,22 +3,17 @@
 import asyncio
 from typing import Any
 
-from elastic.data.feed import FeedConfig, WeightBook, Weights
+from elastic.data.weights import WeightBook, Weights
 
 
 class Board:
-    """The job, the weights by segment, and each worker's share of an execution; whoever is early waits."""
+    """The weights by segment, and each worker's share of an execution; whoever is early waits."""
 
-    def __init__(self, config: FeedConfig, job: Any) -> None:
-        self._job = job
-        self._book = WeightBook(config)
+    def __init__(self, book: WeightBook) -> None:
+        self._book = book
         self._shares: dict[int, list[Any]] = {}
         self._is_closed = False
         self._changed = asyncio.Condition()
-
-    async def get_job(self) -> Any:
-        """What the pool executes, held here so that the canvases it refers to stay alive."""
-        return self._job
 
     async def get_weights(self, segment: int) -> Weights | None:
         """The weights of a segment, once they are set; `None` if the feed closes before."""

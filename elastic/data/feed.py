@@ -8,7 +8,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,15 +17,13 @@ from elastic.data.catalog import Catalog, open_catalog
 from elastic.data.config import DataConfig
 from elastic.data.decode import decode_all
 from elastic.data.execute import CaptionArrays, Executor, Held, ShardArrays
-from elastic.data.plan import Planner, check_divisible, check_weights
+from elastic.data.plan import Planner, check_divisible
 from elastic.data.preprocess import normalise
 from elastic.data.source import Source
 from elastic.data.tokenizer import Tokenizer
+from elastic.data.weights import WeightBook, Weights, check_weights
 from elastic.errors import ConfigError, DataError
 from elastic.model.config import Preprocess
-
-Weights: TypeAlias = tuple[float, ...]
-"""Relative frequency of each stream, in the order of the configuration."""
 
 MIN_JUDGED_IMAGES = 1000
 """The share of broken images is judged over at least this many, so that one early one does not end a run."""
@@ -109,35 +106,6 @@ class Feed(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop reading ahead and free what is held. Safe to call twice."""
-
-
-class WeightBook:
-    """Stream weights by segment: what is known, and what a segment uses."""
-
-    def __init__(self, config: FeedConfig) -> None:
-        self._initial = config.data.weights
-        self._num_streams = len(config.data.streams)
-        self.is_adaptive = config.is_adaptive
-        self.by_segment = dict(config.weights)
-
-    def get(self, segment: int) -> Weights | None:
-        """The weights of a segment; `None` if an adaptive feed still waits for them."""
-        if segment in self.by_segment:
-            return self.by_segment[segment]
-        if self.is_adaptive and segment > 0:
-            return None
-        earlier = [known for known in self.by_segment if known < segment]
-        return self.by_segment[max(earlier)] if earlier else self._initial
-
-    def set(self, segment: int, weights: Weights) -> None:
-        """See `Feed.set_weights`."""
-        check_weights(weights, self._num_streams)
-        if not self.is_adaptive:
-            raise ConfigError("feed.is_adaptive", False, "must be true to set weights during a run")
-        expected = max(self.by_segment, default=0) + 1
-        if segment != expected:
-            raise ConfigError("segment", segment, f"must be {expected}, the next one")
-        self.by_segment[segment] = tuple(weights)
 
 
 class BrokenImages:
@@ -232,7 +200,7 @@ class LocalFeed(Feed):
         self._planner = Planner(config.data, self._catalog, config.seed)
         held = [self._hold(stream, source) for stream, source in enumerate(sources)]
         self._executor = Executor(config.data, self._catalog, sources, config.tokenizer, config.max_tokens, held)
-        self._book = WeightBook(config)
+        self._book = WeightBook(config.data.weights, config.weights, is_adaptive=config.is_adaptive)
         self._broken = BrokenImages(config.data)
 
     def _hold(self, stream: int, source: Source) -> Held | None:

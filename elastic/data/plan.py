@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from elastic.data.catalog import Catalog, StreamRows, open_catalog
 from elastic.data.config import ClassBalanced, DataConfig, Shuffled
+from elastic.data.weights import check_weights
 from elastic.errors import ConfigError
 
 # What separates the random choices of one seed from each other.
@@ -125,18 +126,6 @@ class Planner:
             self._epochs = {kept: order for kept, order in self._epochs.items() if kept[0] != stream}
             self._epochs[key] = self._random(_PURPOSE_EPOCH, stream, epoch).permutation(num_rows)
         return self._epochs[key]
-
-
-def check_weights(weights: tuple[float, ...], num_streams: int) -> np.ndarray:
-    """Probabilities of the streams.
-
-    Raises:
-        ConfigError: not one weight per stream, a negative one, or none positive.
-    """
-    values = np.asarray(weights, np.float64)
-    if values.shape != (num_streams,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() == 0:
-        raise ConfigError("weights", weights, f"needs {num_streams} finite weights, none negative, one above zero")
-    return values / values.sum()
 
 
 def shares(weights: tuple[float, ...], count: int) -> tuple[int, ...]:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from elastic.data.config import DataConfig
-from elastic.data.feed import Feed, Weights
+from elastic.data.feed import Feed
 from elastic.data.rows import MAX_BLOCK_STEPS
+from elastic.data.weights import Weights
 from elastic.errors import ConfigError
 from elastic.objectives.base import Terms
 from elastic.objectives.distributed import global_sum

@@ -15,8 +15,9 @@ import torch
 
 from elastic.batch import Batch
 from elastic.checkpoint import TOKENIZER, Manifest, latest_checkpoint, load_checkpoint, save_checkpoint, save_model
-from elastic.data.feed import Feed, Weights
+from elastic.data.feed import Feed
 from elastic.data.tokenizer import Tokenizer
+from elastic.data.weights import Weights
 from elastic.errors import ConfigError
 from elastic.train.balance import Balancer
 from elastic.train.config import TrainConfig

@@ -1,8 +1,9 @@
 """What a run needs to know of its data before the first step: can it feed the objectives, and in which words."""
 
 from elastic.data.catalog import Catalog, open_catalog
-from elastic.data.feed import FeedConfig, Weights
+from elastic.data.feed import FeedConfig
 from elastic.data.tokenizer import Tokenizer, train_tokenizer
+from elastic.data.weights import Weights
 from elastic.errors import ConfigError
 from elastic.model.config import Preprocess
 from elastic.objectives.base import Dimensions

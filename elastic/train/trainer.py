@@ -31,9 +31,10 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
 from elastic.checkpoint import TOKENIZER
-from elastic.data.feed import Feed, Weights
+from elastic.data.feed import Feed
 from elastic.data.pipeline import open_feed
 from elastic.data.tokenizer import Tokenizer
+from elastic.data.weights import Weights
 from elastic.errors import CheckpointError, ConfigError, ElasticError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect

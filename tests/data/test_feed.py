@@ -7,7 +7,7 @@ import torch
 from elastic.batch import Batch
 from elastic.data import feed as feed_module
 from elastic.data.config import DataConfig
-from elastic.data.feed import BrokenImages, FeedConfig, LocalFeed, WeightBook, open_streams
+from elastic.data.feed import BrokenImages, FeedConfig, LocalFeed, open_streams
 from elastic.errors import ConfigError, DataError
 from elastic.model.config import Preprocess
 
@@ -97,13 +97,6 @@ def test_an_adaptive_feed_wants_weights_before_each_segment(shapes: str):
 def test_weights_cannot_be_set_in_a_feed_that_is_not_adaptive(shapes: str):
     with pytest.raises(ConfigError, match=r"feed\.is_adaptive"):
         LocalFeed(feed_config(two_streams(shapes))).set_weights(1, (1.0, 1.0))
-
-
-def test_a_resumed_adaptive_run_goes_on_with_its_weights(shapes: str):
-    book = WeightBook(feed_config(two_streams(shapes), is_adaptive=True, weights={1: (1.0, 2.0)}))
-    assert [book.get(segment) for segment in range(3)] == [(1.0, 1.0), (1.0, 2.0), None]
-    book.set(2, (3.0, 4.0))
-    assert book.get(2) == (3.0, 4.0)
 
 
 def test_broken_images_are_counted_and_logged_now_and_then(

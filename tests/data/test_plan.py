@@ -7,7 +7,7 @@ import pytest
 
 from elastic.data.catalog import Catalog, open_catalog
 from elastic.data.config import ClassBalanced, DataConfig, Shuffled
-from elastic.data.plan import PlannedStep, Planner, check_weights, shares, weigh_by_size
+from elastic.data.plan import PlannedStep, Planner, shares, weigh_by_size
 from elastic.errors import ConfigError
 
 from .conftest import stream, two_streams
@@ -183,9 +183,3 @@ def test_augmentation_seeds_do_not_repeat(planner: Planner):
 
 def test_segments_count_steps(planner: Planner):
     assert [planner.segment(step) for step in (0, 4, 5, 14)] == [0, 0, 1, 2]
-
-
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 1.0), (0.0, 0.0), (1.0, -1.0), (1.0, float("nan"))])
-def test_unusable_weights_are_refused(weights: tuple[float, ...]):
-    with pytest.raises(ConfigError, match="needs 2 finite weights"):
-        check_weights(weights, 2)

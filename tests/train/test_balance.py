@@ -13,8 +13,9 @@ import torch.distributed as dist
 from elastic.batch import Batch
 from elastic.data.catalog import Catalog
 from elastic.data.config import DataConfig, StreamConfig
-from elastic.data.feed import Feed, Weights
+from elastic.data.feed import Feed
 from elastic.data.plan import shares
+from elastic.data.weights import Weights
 from elastic.errors import ConfigError
 from elastic.train.balance import Balancer, Balancing, balanced_shares
 
