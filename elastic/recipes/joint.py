@@ -24,7 +24,7 @@ def joint() -> TrainConfig:
     Synthetic scenes, four images of one caption: the same without written captions, and their grouping (SynCLR, on
     the second class token, because captions describe scenes). Icons, one domain a step: teachers and student (UDON).
     Hidden patches are told on all of them, by prototypes (TIPS) and by codes (supervised MIM), from one masked pass.
-    Crops and prototypes join after a fifth of the run, as in `tips`; SynCLR rises to its weight over the first tenth.
+    SynCLR rises to its weight over the first tenth of the run.
     How often each domain of icons comes follows its teacher's loss.
     """
     base = tips()
