@@ -91,6 +91,13 @@ VERBS = (
     ),
     Verb(
         MEASURE,
+        "probe",
+        "Zero-shot, captions, neighbours, dense probes",
+        "elastic probe runs/joint --source scenes",
+        "elastic.commands.probe:Probe",
+    ),
+    Verb(
+        MEASURE,
         "profile",
         "Latency of every submodel on this machine",
         "elastic profile runs/icons",

@@ -18,6 +18,7 @@ FLAGS = {
     "num-threads num-workers parallel precision resume run-dir seed steps teacher validate-every",
     "extract": "submodel",
     "evaluate": "baselines batch-size device max-bad-fraction out source split",
+    "probe": "batch-size class-names dense-steps device domains max-images out source split tasks token",
     "profile": "batch-sizes device dtype max-s num-threads out rounds seed warmup-rounds",
     "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
     "min-quality modality num-threads quantile",
@@ -42,7 +43,7 @@ class RemoteDataError(DataError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class Trial:
     """A verb for these tests."""
 
     fail_with: str = ""
@@ -58,7 +59,7 @@ class Probe:
         }
         if self.fail_with:
             raise errors[self.fail_with]
-        print("probed")
+        print("tried")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +77,9 @@ class Echo:
 
 
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    verb = cli.Verb(cli.START, "probe", "Test the command line", "elastic probe", f"{__name__}:Probe")
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__, sys.modules[Probe.__module__]))
+def trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    verb = cli.Verb(cli.START, "trial", "Test the command line", "elastic trial", f"{__name__}:Trial")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__, sys.modules[Trial.__module__]))
     monkeypatch.setattr(cli, "VERBS", (*cli.VERBS, verb))
     monkeypatch.delenv(cli.TRACEBACK_VARIABLE, raising=False)
 
@@ -125,10 +126,10 @@ def test_a_strange_verb_is_answered_with_all_of_them(capsys: pytest.CaptureFixtu
     assert all(verb.name in shown for verb in cli.VERBS)
 
 
-@pytest.mark.usefixtures("probe")
+@pytest.mark.usefixtures("trial")
 def test_a_verb_runs_and_exits_with_zero(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["probe"]) == 0
-    assert capsys.readouterr().out == "probed\n"
+    assert cli.main(["trial"]) == 0
+    assert capsys.readouterr().out == "tried\n"
 
 
 def test_a_verb_that_reads_its_own_arguments_is_given_all_of_them(capsys: pytest.CaptureFixture[str]):
@@ -137,38 +138,38 @@ def test_a_verb_that_reads_its_own_arguments_is_given_all_of_them(capsys: pytest
     assert capsys.readouterr().out == "elastic echo a --unknown --help\n"
 
 
-@pytest.mark.usefixtures("probe")
+@pytest.mark.usefixtures("trial")
 @pytest.mark.parametrize("where", ["data", "remote"])
 def test_a_user_error_is_one_message_without_a_traceback(where: str, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["probe", "--fail-with", where]) == cli.EXIT_USER_ERROR
+    assert cli.main(["trial", "--fail-with", where]) == cli.EXIT_USER_ERROR
     assert capsys.readouterr().err == "error: photos/: has no images; point it at a folder that has some\n"
 
 
-@pytest.mark.usefixtures("probe")
+@pytest.mark.usefixtures("trial")
 def test_traceback_shows_the_error_itself(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DataError):
-        cli.main(["probe", "--traceback", "--fail-with", "data"])
+        cli.main(["trial", "--traceback", "--fail-with", "data"])
     monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
     with pytest.raises(DataError):
-        cli.main(["probe", "--fail-with", "data"])
+        cli.main(["trial", "--fail-with", "data"])
 
 
-@pytest.mark.usefixtures("probe")
+@pytest.mark.usefixtures("trial")
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(KeyError):
-        cli.main(["probe", "--fail-with", "bug"])
+        cli.main(["trial", "--fail-with", "bug"])
 
 
-@pytest.mark.usefixtures("probe")
+@pytest.mark.usefixtures("trial")
 def test_an_interrupt_ends_quietly_with_the_shell_code(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["probe", "--fail-with", "interrupt"]) == 130
+    assert cli.main(["trial", "--fail-with", "interrupt"]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-@pytest.mark.usefixtures("probe")
+@pytest.mark.usefixtures("trial")
 def test_an_unknown_flag_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["probe", "--fail-wth", "data"])
+        cli.main(["trial", "--fail-wth", "data"])
     assert stopped.value.code == 2
     assert "--fail-with" in capsys.readouterr().err
 

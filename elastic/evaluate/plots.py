@@ -46,7 +46,7 @@ def quality_vs_flops(evaluation: Evaluation) -> Figure:
     axes.plot(
         *_curve(evaluation, mixed), "o", color=_MIX_COLOR, markersize=5, zorder=3, label="Mix'n'Match, never trained"
     )
-    for (name, submodel), color in zip(space.granularities.items(), _shades(len(uniform)), strict=True):
+    for (name, submodel), color in zip(space.granularities.items(), shades(len(uniform)), strict=True):
         x, y = _mflops(evaluation, submodel), evaluation.value(submodel)
         axes.plot(x, y, "o", color=color, markersize=11, zorder=4)
         axes.annotate(f"{name} {y:.3f}", (x, y), xytext=(0, 17), textcoords="offset points", ha="center", weight="bold")
@@ -68,7 +68,7 @@ def quality_vs_embed_dim(evaluation: Evaluation) -> Figure:
     """R@1 over the embedding width, a line per granularity."""
     space = evaluation.config.space
     figure, axes = _figure(7.5, 4.8)
-    for (name, submodel), color in zip(space.granularities.items(), _shades(len(space.ffn_dims)), strict=True):
+    for (name, submodel), color in zip(space.granularities.items(), shades(len(space.ffn_dims)), strict=True):
         values = [evaluation.value(submodel, submodel, width) for width in space.embed_dims]
         axes.plot(
             space.embed_dims, values, "o-", color=color, label=f"{name}  {values[-1]:.3f} at {space.full_embed_dim}"
@@ -122,7 +122,7 @@ def _mflops(evaluation: Evaluation, submodel: Submodel) -> float:
     return count_image(evaluation.config, submodel).flops / 1e6
 
 
-def _shades(count: int) -> list[tuple[float, float, float, float]]:
+def shades(count: int) -> list[tuple[float, float, float, float]]:
     """Colours that darken with the size of the submodel."""
     return [colormaps["viridis_r"](0.15 + 0.75 * i / max(count - 1, 1)) for i in range(count)]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from elastic.evaluate.result import BASELINE_LABELS, Evaluation
 from elastic.profile.flops import count_image
+from elastic.profile.provenance import Provenance
 from elastic.profile.tables import ALL, MEAN, Metric
 from elastic.submodel import Submodel
 
@@ -23,7 +24,7 @@ def write_report(path: Path, evaluation: Evaluation, plots: Sequence[Path]) -> N
         _compatibility(evaluation),
         _domains(evaluation),
         _captions(evaluation),
-        _provenance(evaluation),
+        provenance_section(evaluation.quality.provenance),
     ]
     path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
 
@@ -158,8 +159,8 @@ def _captions(evaluation: Evaluation) -> str:
     return "\n\n".join(parts)
 
 
-def _provenance(evaluation: Evaluation) -> str:
-    origin = evaluation.quality.provenance
+def provenance_section(origin: Provenance) -> str:
+    """The part of a report that says on what device, by which code and command its numbers were made."""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
     lines = [f"device: {origin.device}", f"commit: {origin.commit}", f"command: `{origin.command}`", versions]
     return "## How this was measured\n\n" + "\n".join(f"- {line}" for line in lines)

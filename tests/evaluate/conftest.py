@@ -11,9 +11,13 @@ import torch
 from PIL import Image
 
 from elastic.data.tokenizer import train_tokenizer
+from elastic.evaluate.probe import probe
+from elastic.evaluate.probe_tasks import ProbesConfig
 from elastic.evaluate.run import EvaluateConfig, evaluate
 from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
+
+from .probing import records, write
 
 PREPROCESS = Preprocess(image_size=8)
 COLOURS = {
@@ -74,3 +78,13 @@ def tokenizer():
 def evaluation(encoder, tokenizer, tmp_path_factory):
     location = write_set(tmp_path_factory.mktemp("data") / "colours.parquet", rows())
     return evaluate(encoder, PREPROCESS, tokenizer, EvaluateConfig(source=location), name="tiny")
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("data") / "halves.parquet", records())
+
+
+@pytest.fixture(scope="session")
+def probes(encoder, tokenizer, halves):
+    return probe(encoder, PREPROCESS, tokenizer, ProbesConfig(source=halves, dense_steps=30), name="tiny")
