@@ -63,7 +63,7 @@ def test_every_test_file_belongs_to_a_module_or_to_the_repository():
         relative(path)
         for path in (ROOT / "tests").rglob("test_*.py")
         if path.name not in about_the_repository
-        and path.relative_to(ROOT / "tests").parts[0] not in {"benchmarks", "docs"}
+        and path.relative_to(ROOT / "tests").parts[0] not in {"benchmarks", "docs", "experiments"}
         and not (PACKAGE / path.relative_to(ROOT / "tests").parent / path.name.removeprefix("test_")).exists()
     ]
     assert not strays
