@@ -1,5 +1,6 @@
 """Fixtures shared by several test folders."""
 
+import importlib
 import os
 from collections.abc import Iterator
 
@@ -7,6 +8,20 @@ import pytest
 
 # Read once by Ray when it is first imported, so it is set before any test module imports it.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+HEAVY = ("matplotlib.pyplot", "ray.data", "ray.train.torch", "timm", "torch.utils.tensorboard")
+"""What the tests need of other people's, all together."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load that before any module of ours, if all tests are to run.
+
+    While jaxtyping instruments a module of ours, whatever is first imported on the way is looked for in a bytecode
+    cache apart, and if that is empty compiled: thousands of files.
+    """
+    if config.args_source == pytest.Config.ArgsSource.TESTPATHS:
+        for name in HEAVY:
+            importlib.import_module(name)
 
 
 @pytest.fixture(scope="session")
