@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import ray
 import torch
@@ -51,6 +51,9 @@ POLL_S = 0.25
 """How often the run directory is looked at for new records."""
 MAX_FAILURES = 3
 """Restarts after a worker was lost on a cluster; on one machine a lost worker ends the run."""
+_ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+"""Ray Train's settings without a cluster: no process that waits for a machine to be taken away, and the end of a run is
+noticed sooner. What the environment says already stays."""
 _OBJECT_STORE_SLACK_BYTES = 512 * 1024**2
 """Room for batches on their way, beside the data that is held decoded."""
 _RAY_FILES = ".ray"
@@ -125,8 +128,8 @@ def _in_background(function: Callable[[], Result]) -> Future[Result]:
 
 def _trainer(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None, *, on_cluster: bool) -> TorchTrainer:
     return TorchTrainer(
-        _work,
-        train_loop_config={"config": config, "run_dir": run_dir, "tokenizer": tokenizer},
+        # Not with a `train_loop_config`: Ray Train's controller would open that, and load all of training to read it.
+        partial(_work, config, run_dir, tokenizer),
         scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.device == "gpu"),
         run_config=RunConfig(
             name=_RAY_FILES,
@@ -136,10 +139,8 @@ def _trainer(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None, *,
     )
 
 
-def _work(arguments: dict[str, Any]) -> int:
+def _work(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None) -> int:
     """What every Ray Train worker runs."""
-    config: TrainConfig = arguments["config"]
-    run_dir: Path = arguments["run_dir"]
     if not (run_dir / RECORD_FILE).exists():
         advice = "put it on storage that all nodes share"
         raise CheckpointError(str(run_dir), "the run directory cannot be seen from a training node", advice)
@@ -155,7 +156,7 @@ def _work(arguments: dict[str, Any]) -> int:
 
     def open_worker_feed(weights: dict[int, Weights]) -> Feed:
         return open_feed(
-            feed_config(config, arguments["tokenizer"], weights),
+            feed_config(config, tokenizer, weights),
             rank=context.get_world_rank(),
             world=context.get_world_size(),
             broadcast=broadcast_from_rank_zero,
@@ -210,6 +211,8 @@ def _scratch(run_dir: Path) -> Iterator[None]:
 @contextmanager
 def _connected(config: TrainConfig, address: str | None) -> Iterator[None]:
     """A Ray instance to train on; one that was started here is shut down here."""
+    if address is None:
+        os.environ.update(_ONE_MACHINE | os.environ)
     if ray.is_initialized():
         yield
         return
