@@ -184,12 +184,6 @@ def test_a_run_that_cannot_start_leaves_nothing_in_the_way(config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_of_a_worker_arrives_as_itself(config, local_ray, tmp_path):
-    hot = replace(config, num_workers=1, optim=replace(config.optim, learning_rate=1e38, warmup_fraction=0.0))
-    with pytest.raises(ConfigError, match="diverged"):
-        fit(hot, tmp_path / "hot")
-
-
 def test_broken_images_end_a_run_with_an_error_of_the_data(config, local_ray, drawings, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
