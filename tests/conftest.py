@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from .workers import TwoWorkers
+
 # Read once by Ray when it is first imported, so it is set before any test module imports it.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
@@ -22,6 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.args_source == pytest.Config.ArgsSource.TESTPATHS:
         for name in HEAVY:
             importlib.import_module(name)
+
+
+@pytest.fixture(scope="session")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoWorkers]:
+    """Two processes for all tests that compare two workers with one."""
+    workers = TwoWorkers(tmp_path_factory.mktemp("workers"))
+    yield workers
+    workers.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,9 @@
 """Two workers with half of a batch each learn exactly what one process learns from all of it."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,7 +16,8 @@ from elastic.objectives.joint import JointObjective
 from elastic.objectives.matryoshka import Matryoshka
 from elastic.objectives.supcon import MultiPositive
 
-WORLD_SIZE = 2
+from ..workers import TwoWorkers
+
 DIMS = Dimensions(embed_dim=4, width=3, num_classes=5)
 OBJECTIVES: Mapping[str, ObjectiveConfig] = {
     "supcon": Matryoshka(inner=MultiPositive(), embed_dims=(2, 4)),
@@ -72,22 +68,6 @@ def shard(rank: int | None) -> tuple[Tensor, Tensor, Batch]:
     return pixels[rows], captions[texts], batch
 
 
-def on_two_workers(task: str, folder: Path) -> list[dict[str, Tensor]]:
-    """What `task` returned in each of two processes, which run this file as a script."""
-    workers = [subprocess.Popen([sys.executable, __file__, task, str(rank), str(folder)]) for rank in range(WORLD_SIZE)]
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD_SIZE)]
-
-
-def main(task: str, rank: int, folder: Path) -> None:
-    """One process: join the other, do the task, leave the result in a file."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=200))
-    torch.save({"gradients": gradients, "primitives": primitives}[task](rank), folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 def gradients(rank: int) -> dict[str, Tensor]:
     learner = Learner()
     parallel = DistributedDataParallel(learner)  # must outlive the backward pass
@@ -110,11 +90,11 @@ def primitives(rank: int) -> dict[str, Tensor]:
     }
 
 
-def test_loss_and_gradients_equal_one_process_with_the_whole_batch(tmp_path: Path):
+def test_loss_and_gradients_equal_one_process_with_the_whole_batch(two_workers: TwoWorkers):
     alone = Learner()
     loss = alone(*shard(None))
     loss.backward()
-    first, second = on_two_workers("gradients", tmp_path)
+    first, second = two_workers.run(gradients)
     torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss.detach(), rtol=0, atol=1e-6)
     for name, parameter in alone.named_parameters():
         torch.testing.assert_close(
@@ -123,8 +103,8 @@ def test_loss_and_gradients_equal_one_process_with_the_whole_batch(tmp_path: Pat
         assert torch.equal(first[name], second[name]), name
 
 
-def test_rows_of_unequal_workers_are_exchanged_with_their_gradients(tmp_path: Path):
-    first, second = on_two_workers("primitives", tmp_path)
+def test_rows_of_unequal_workers_are_exchanged_with_their_gradients(two_workers: TwoWorkers):
+    first, second = two_workers.run(primitives)
     expected = torch.tensor([[1.0, 1.0]] * 2 + [[2.0, 2.0]] * 3)
     weights = torch.arange(10.0).view(5, 2) * 3  # both workers' losses: once and twice the same weights
     for result in (first, second):
@@ -147,7 +127,3 @@ def test_a_mean_of_nothing_is_zero_and_still_connected():
     mean = global_mean(values, torch.zeros(3, dtype=torch.bool))
     mean.backward()
     assert float(mean.detach()) == 0 and values.grad is not None and (values.grad == 0).all()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,15 +1,11 @@
 """Masked images: targets at their own place, a decoder that leaves no trace, and a codebook that never moves later."""
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,6 +23,8 @@ from elastic.train.config import TrainConfig
 from elastic.train.optim import OptimConfig
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
+
+from ..workers import TwoWorkers
 
 CPU = torch.device("cpu")
 PATCHES, SIDE = 4, 4
@@ -285,7 +283,7 @@ def test_a_run_that_is_interrupted_while_the_codes_are_fitted_resumes_exactly():
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-WORLD_SIZE, SPLIT, ROWS = 2, 4, 10
+SPLIT, ROWS = 4, 10
 """The first worker has the first 4 of 10 images."""
 
 
@@ -319,28 +317,18 @@ def learn(learner: Learner, module: nn.Module, rank: int | None) -> dict[str, Te
     return {"codes": learner.loss.codebook.codes, **report, **grads}
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=200))
+def work(rank: int) -> dict[str, Tensor]:
     learner = Learner()
     parallel = DistributedDataParallel(learner)  # must outlive the backward pass
-    torch.save(learn(learner, parallel, rank), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return learn(learner, parallel, rank)
 
 
-def test_two_workers_fit_and_learn_what_one_does(tmp_path: Path):
+def test_two_workers_fit_and_learn_what_one_does(two_workers: TwoWorkers):
     alone = Learner()
     expected = learn(alone, alone, None)
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(WORLD_SIZE)]
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD_SIZE))
+    one, two = two_workers.run(work)
     assert one.keys() == two.keys() == expected.keys()
     for name, value in expected.items():
         mean = (one[name] + two[name]) / 2
         torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert torch.equal(one["codes"], two["codes"]) and expected["tokens"] > 0
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,15 +1,10 @@
 """SynCLR's contrast: golden values, which keys an anchor sees, and where gradients stop."""
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,6 +12,8 @@ from elastic.batch import NO_LABEL, Batch, Features, Passes
 from elastic.errors import ConfigError
 from elastic.objectives.base import Dimensions
 from elastic.objectives.synclr import SynClr, SynClrLoss, caption_positives, multi_positive_rows
+
+from ..workers import TwoWorkers
 
 DIMS = Dimensions(embed_dim=4, width=6, num_classes=0)
 SMALL = SynClr(hidden=16, out=8)
@@ -229,7 +226,6 @@ def test_impossible_values_are_refused(changes: dict):
         SynClr(**changes)
 
 
-WORLD_SIZE = 2
 SHARED = [0, 0, 1, 1, 2, NO_LABEL, 0, 2, 2, 3]
 SPLIT = 6
 """The first worker has the first 6 of 10 rows; caption 0 and 2 are on both."""
@@ -261,33 +257,23 @@ def shard(rank: int | None) -> tuple[Tensor, Tensor, Batch]:
     return pixels[rows], crops[rows].flatten(0, 1), batch(SHARED[rows], CROPS)
 
 
-def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=200))
+def work(rank: int) -> dict[str, Tensor]:
     learner = Learner()
     parallel = DistributedDataParallel(learner)  # must outlive the backward pass
     loss = parallel(*shard(rank))
     loss.backward()
     grads = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
-    torch.save({"loss": loss.detach()} | grads, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return {"loss": loss.detach()} | grads
 
 
-def test_two_workers_learn_what_one_does(tmp_path: Path):
+def test_two_workers_learn_what_one_does(two_workers: TwoWorkers):
     alone = Learner()
     loss = alone(*shard(None))
     loss.backward()
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(WORLD_SIZE)]
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD_SIZE))
+    one, two = two_workers.run(work)
     torch.testing.assert_close((one["loss"] + two["loss"]) / 2, loss.detach(), rtol=0, atol=1e-6)
     trained = {name: p for name, p in alone.named_parameters() if p.requires_grad}
     assert one.keys() == {"loss", *trained}
     for name, parameter in trained.items():
         torch.testing.assert_close(one[name], parameter.grad, rtol=1e-5, atol=1e-6)
         assert torch.equal(one[name], two[name]), name
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,14 +1,9 @@
 """UDON: golden values of its losses, where its gradients stop, and what it does not depend on."""
 
 import math
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -19,6 +14,8 @@ from elastic.objectives.base import Dimensions
 from elastic.objectives.joint import JointObjective
 from elastic.objectives.matryoshka import Matryoshka
 from elastic.objectives.udon import RELATIONS_SCALE, Udon, UdonLoss, classify, disagreement, divergence
+
+from ..workers import TwoWorkers
 
 DIMS = Dimensions(embed_dim=4, width=6, num_classes=7, class_domains=(0, 0, 1, 1, 1, 2, 2))
 TEACHER = torch.tensor([[0.9, 0.1], [0.2, 0.6]], dtype=torch.float64)
@@ -307,7 +304,7 @@ def test_descent_teaches_and_aligns():
     assert all(values[-1][name] < values[0][name] / 4 for name in ("teacher_ce", "student_ce", "logits", "relations"))
 
 
-WORLD_SIZE, SPLIT = 2, 6
+SPLIT = 6
 """The first worker has the first 6 of 10 rows, so that blocks of 4 reach over the border and the last has 2."""
 
 
@@ -331,33 +328,23 @@ def shard(rows: slice) -> tuple[Tensor, Batch]:
     return pixels[rows], make_batch([2, 2, 3, -1, 4, 4, 2, 3, 3, -1][rows])
 
 
-def work(rank: int, folder: Path) -> None:
-    """One process: join the other, take the gradient, leave it in a file."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=200))
+def work(rank: int) -> dict[str, Tensor]:
+    """A worker's terms and gradients."""
     learner = Learner()
     parallel = DistributedDataParallel(learner)
     loss, terms = parallel(*shard(slice(SPLIT) if rank == 0 else slice(SPLIT, None)))
     loss.backward()
     found = {f"grad/{name}": parameter.grad for name, parameter in learner.named_parameters()}
-    torch.save(found | {name: value.detach() for name, value in terms.items()}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found | {name: value.detach() for name, value in terms.items()}
 
 
-def test_two_workers_learn_what_one_does(tmp_path: Path):
+def test_two_workers_learn_what_one_does(two_workers: TwoWorkers):
     alone = Learner()
     loss, terms = alone(*shard(slice(None)))
     loss.backward()
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(WORLD_SIZE)]
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD_SIZE))
+    first, second = two_workers.run(work)
     for name, value in terms.items():
         torch.testing.assert_close((first[name] + second[name]) / 2, value.detach(), msg=name)
     for name, parameter in alone.named_parameters():
         torch.testing.assert_close(first[f"grad/{name}"], parameter.grad, rtol=1e-5, atol=1e-6, msg=name)
         assert torch.equal(first[f"grad/{name}"], second[f"grad/{name}"]), name
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))

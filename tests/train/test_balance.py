@@ -1,14 +1,10 @@
 """Weights that follow the loss: golden values, timing, and equality over workers and interruptions."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from elastic.batch import Batch
 from elastic.data.catalog import Catalog
@@ -18,6 +14,8 @@ from elastic.data.plan import shares
 from elastic.data.weights import Weights
 from elastic.errors import ConfigError
 from elastic.train.balance import Balancer, Balancing, balanced_shares
+
+from ..workers import TwoWorkers
 
 CPU = torch.device("cpu")
 TERM = "udon/teacher_ce@raw"
@@ -222,10 +220,8 @@ LOSSES = [((1.0, 3.0), 0), ((2.0, 8.0), 1), ((float("nan"), 2.0), 0), ((6.0, 4.0
 """What two workers report of the same four steps, and the stream of each."""
 
 
-def work(rank: int, folder: Path) -> None:
-    """One process: join the other, sum up the own losses, leave the weights in a file."""
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=200))
+def work(rank: int) -> dict[str, Any]:
+    """The weights after a worker's own losses were summed up with the other's."""
     feed = FakeFeed()
     balancer = open_balancer(feed, data(1, 1, 1, segment_steps=8))
     for step, (losses, stream) in enumerate(LOSSES, start=1):
@@ -233,17 +229,10 @@ def work(rank: int, folder: Path) -> None:
         balancer.update(step)
         if step == 2:
             balancer.close()
-    torch.save({"weights": list(balancer.close().values()), "set": list(feed.set)}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return {"weights": list(balancer.close().values()), "set": list(feed.set)}
 
 
-def test_workers_agree_on_the_mean_of_what_each_of_them_saw(tmp_path: Path):
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_workers_agree_on_the_mean_of_what_each_of_them_saw(two_workers: TwoWorkers):
+    first, second = two_workers.run(work)
     assert first["weights"] == second["weights"] == pytest.approx([2 / 12, 5 / 12, 5 / 12])
     assert (first["set"], second["set"]) == ([1], [])  # one worker sets them for all
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))

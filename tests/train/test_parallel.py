@@ -1,13 +1,10 @@
 """Two workers with half of every batch each train what one worker trains on whole batches, under DDP and FSDP2.
 
-The two worker processes are started once for all tests: they run this file as a script.
+The two workers run everything once for all tests.
 """
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,10 +36,12 @@ from elastic.train.state import TrainState
 from elastic.train.step import train_step
 from elastic.train.submodels import SubmodelSampling
 
+from ..workers import WORLD_SIZE, TwoWorkers
+
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-WORLD_SIZE, NUM_STEPS = 2, 2
+NUM_STEPS = 2
 NUM_IMAGES, NUM_CLASSES, NUM_CROPS = 8, 4, 2
 WIDTHS = (4, 8)
 DIMENSIONS = Dimensions(
@@ -268,26 +267,19 @@ def look_at_parts(rank: int) -> dict[str, Any]:
     }
 
 
-def main(rank: int, folder: Path) -> None:
-    """One process: join the other, run everything, leave the results in a file."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORLD_SIZE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=100))
+def work(rank: int, folder: Path) -> dict[str, Any]:
+    """What one worker finds."""
     found: dict[str, Any] = {"parts": look_at_parts(rank), "resumed": resume(rank, folder)}
     for mode, name in TRIED:
         scenario = SCENARIOS[name]
         found[f"{mode} {name}"] = run(replace(scenario, config=replace(scenario.config, parallel=mode)), rank)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def workers(two_workers: TwoWorkers, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("workers")
-    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(WORLD_SIZE)]
-    assert [process.wait(timeout=280) for process in processes] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD_SIZE)]
+    return two_workers.run(work, tmp_path_factory.mktemp("saved"))
 
 
 def compare(
@@ -380,7 +372,3 @@ def test_one_worker_is_neither(mode):
     weights = whole_state(state.learner)
     load_whole_state(state.learner, {name: torch.zeros_like(value) for name, value in weights.items()})
     assert not any(parameter.any() for parameter in state.learner.parameters())
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
