@@ -3,10 +3,9 @@
 import importlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-
-from .workers import TwoWorkers
 
 # Read once by Ray when it is first imported, so it is set before any test module imports it.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -27,8 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoWorkers]:
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two processes for all tests that compare two workers with one."""
+    from .workers import TwoWorkers  # loads torch
+
     workers = TwoWorkers(tmp_path_factory.mktemp("workers"))
     yield workers
     workers.close()
