@@ -146,7 +146,7 @@ def present(
 
 def curves(lines: Mapping[str, Sequence["Estimate"]], places: Sequence[str], title: str, ylabel: str) -> Figure:
     """One line with error bars for each entry, from zero."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for label, estimates in lines.items():
         heights, errors = [e.mean for e in estimates], [e.half_width for e in estimates]
@@ -154,7 +154,8 @@ def curves(lines: Mapping[str, Sequence["Estimate"]], places: Sequence[str], tit
     axes.set_ylim(bottom=0)
     axes.set_ylabel(ylabel)
     axes.set_title(title)
-    axes.legend()
+    axes.tick_params(axis="x", rotation=30 if len(places) > 8 else 0)
+    figure.legend(loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
     return figure
 
 
@@ -167,7 +168,8 @@ class Estimate:
     """NaN with one seed."""
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half_width:.3f}"
+        """A dash where nothing was measured."""
+        return "-" if math.isnan(self.mean) else f"{self.mean:.3f} ± {self.half_width:.3f}"
 
 
 @dataclass(frozen=True, slots=True)
