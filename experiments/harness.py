@@ -155,7 +155,7 @@ def curves(lines: Mapping[str, Sequence["Estimate"]], places: Sequence[str], tit
     axes.set_ylabel(ylabel)
     axes.set_title(title)
     axes.tick_params(axis="x", rotation=30 if len(places) > 8 else 0)
-    figure.legend(loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
