@@ -28,6 +28,7 @@ from elastic.data.tokenizer import Tokenizer
 from elastic.errors import CheckpointError, DataError, ElasticError
 from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
+from elastic.model.pretrained import BUNDLED_RUN
 from elastic.submodel import Space
 
 FORMAT_VERSION = 1
@@ -35,8 +36,6 @@ FORMAT_VERSION = 1
 
 WEIGHTS, MANIFEST, TOKENIZER = "model.safetensors", "elastic.json", "tokenizer.json"
 CHECKPOINTS = "checkpoints"
-BUNDLED_RUN = Path(__file__).parent / "bundled" / "icons_vit"
-"""The trained model that is part of the package."""
 
 _STATE = "state.pt"
 _MAX_DIFFERENCES = 6

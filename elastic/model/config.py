@@ -83,7 +83,8 @@ class VisionConfig:
     """Standard deviation that learned positions start with (timm: 0.02). Where patches are pooled by their mean,
     larger ones let a short training run see *where* a patch is from its first step."""
     checkpoint: str | None = None
-    """Weights to start training from: a file, a timm folder, or a hub id (`timm/vit_tiny_patch16_224.augreg_in21k`)."""
+    """Weights to start from: a file, a timm folder, a run directory, a hub id (`timm/vit_tiny_patch16_224`), or the
+    model of this package: `bundled`."""
 
     def __post_init__(self) -> None:
         if self.position_std <= 0:

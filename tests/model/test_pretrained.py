@@ -7,11 +7,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import save_for_hf
 from torch import nn
 
 from elastic.errors import CheckpointError
-from elastic.model.config import EncoderConfig, VisionConfig
+from elastic.model.config import EncoderConfig, TextConfig, VisionConfig
+from elastic.model.encoder import Encoder
 from elastic.model.pretrained import build_encoder, load_timm_checkpoint
 from elastic.model.vit import forward_vit
 
@@ -74,8 +76,38 @@ def test_a_head_of_another_size_stays_fresh_and_is_reported(plain: nn.Module, tm
 
 def test_a_second_class_token_stays_fresh_and_is_reported(plain: nn.Module, tmp_path: Path):
     vit = replace(VISION, num_cls_tokens=2).create(8)
-    with pytest.raises(CheckpointError, match="pos_embed"):
-        load_timm_checkpoint(vit, saved_as("pth", plain, tmp_path))
+    token, positions = vit.reg_token.clone(), vit.pos_embed.clone()
+    report = load_timm_checkpoint(vit, saved_as("pth", plain, tmp_path))
+    assert report.fresh == ("reg_token",)
+    assert torch.equal(vit.reg_token, token)
+    assert torch.equal(vit.pos_embed[:, 0], plain.pos_embed[:, 0])
+    assert torch.equal(vit.pos_embed[:, 1], positions[:, 1])
+    assert torch.equal(vit.pos_embed[:, 2:], plain.pos_embed[:, 1:])
+
+
+def test_class_tokens_are_put_before_the_patches_of_a_tower_that_had_none(tmp_path: Path):
+    averaged = replace(VISION, num_cls_tokens=0, pool="avg").create(8)
+    torch.nn.init.normal_(averaged.fc_norm.weight)
+    vit = replace(VISION, num_cls_tokens=2, image_size=64).create(8)
+    report = load_timm_checkpoint(vit, saved_as("pth", averaged, tmp_path))
+    assert report.fresh == ("cls_token", "reg_token")
+    assert torch.equal(vit.norm.weight, averaged.fc_norm.weight)
+    assert vit.pos_embed.shape == (1, 2 + 16, 24)
+    resampled = resample_abs_pos_embed(averaged.pos_embed, [4, 4], num_prefix_tokens=0)
+    torch.testing.assert_close(vit.pos_embed[:, 2:], resampled)
+
+
+def test_the_image_tower_of_an_earlier_run_is_taken_with_its_head(images: torch.Tensor, tmp_path: Path):
+    config = EncoderConfig(vision=VISION, text=TextConfig(width=16, depth=1, vocab_size=32), embed_dims=(4, 8))
+    earlier = Encoder(config).eval()
+    safetensors.torch.save_file(earlier.state_dict(), tmp_path / "model.safetensors")
+    later = build_encoder(replace(config, vision=replace(VISION, checkpoint=str(tmp_path)))).eval()
+    assert later.text is not None and earlier.text is not None
+    small = earlier.space.granularities["S"]
+    assert torch.equal(
+        forward_vit(later.image, images, small).embedding, forward_vit(earlier.image, images, small).embedding
+    )
+    assert not torch.equal(later.text.state_dict()["head.weight"], earlier.text.state_dict()["head.weight"])
 
 
 def test_positions_are_resampled_to_another_image_size(plain: nn.Module, tmp_path: Path):
