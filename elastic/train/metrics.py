@@ -5,6 +5,7 @@ until they are logged: a step that is not logged never waits for the device.
 """
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,20 +97,24 @@ def drop_records_after(run_dir: Path, step: int) -> None:
 
 
 class MetricTail:
-    """Follows the metrics of a run that another process writes."""
+    """Follows the metrics of a run that another process writes, and writes anew when it drops records."""
 
     def __init__(self, run_dir: Path) -> None:
         """Start at the end of what is already there."""
         self._path = run_dir / FILE
-        self._offset = self._path.stat().st_size if self._path.exists() else 0
+        self._file_id, self._offset = 0, 0
+        if self._path.exists():
+            status = self._path.stat()
+            self._file_id, self._offset = status.st_ino, status.st_size
 
     def poll(self) -> list[dict[str, Any]]:
-        """The records that were completed since the last call."""
+        """The records that were completed since the last call; all of them, if the file is another one."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
-            if self._path.stat().st_size < self._offset:  # restarted workers dropped records
-                self._offset = 0
+            file_id = os.fstat(file.fileno()).st_ino
+            if file_id != self._file_id:
+                self._file_id, self._offset = file_id, 0
             file.seek(self._offset)
             whole, newline, _ = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)

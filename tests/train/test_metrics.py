@@ -83,3 +83,12 @@ def test_a_tail_survives_records_being_dropped(tmp_path):
     tail = MetricTail(tmp_path)
     drop_records_after(tmp_path, step=1)
     assert tail.poll() == [{"step": 1}]
+
+
+def test_a_tail_survives_records_being_dropped_and_more_written_before_it_looks(tmp_path):
+    (tmp_path / FILE).write_text('{"step": 1}\n{"step": 2}\n')
+    tail = MetricTail(tmp_path)
+    drop_records_after(tmp_path, step=1)
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"step": 2, "loss": 0.5}\n{"step": 3, "loss": 0.4}\n')
+    assert [record["step"] for record in tail.poll()] == [1, 2, 3]
