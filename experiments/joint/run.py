@@ -3,7 +3,8 @@
     python -m experiments.joint.run --seeds 3
 
 Three arms of equally many operations (counted, `operations_per_step`): `tips` sees scenes with captions, `udon`
-labelled icons, and `joint` both, and synthetic scenes. All have the same image tower, at its full submodel.
+labelled icons, and `joint` both, and synthetic scenes. All train the full submodel of the same image tower, which
+starts from the bundled one with new class tokens.
 """
 
 from dataclasses import replace
@@ -31,15 +32,15 @@ from experiments.harness import Arm, Estimate, Metrics, Runs, Trained, curves, m
 from experiments.icons import embeddings, recall
 from experiments.scenes import DOMAINS, measure
 
-TIPS_STEPS = 200
+TIPS_STEPS = 300
 """The budget: what so many steps of `tips` take."""
 SEGMENT_STEPS = 50
 FOLDER = Path(__file__).parent
 
 
 def tips_alone() -> TrainConfig:
-    """Scenes with both captions."""
-    return _short(tips())
+    """Scenes with both captions, seen by the tower of `joint`."""
+    return _short(replace(tips(), model=joint().model))
 
 
 def udon_alone() -> TrainConfig:

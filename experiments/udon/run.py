@@ -5,6 +5,9 @@
 All arms take equally many steps of equal batches, each of one domain. Two questions: classification alone against
 the same with distillation, domains in turns; and with distillation, domains in turns against as often as they have
 images against as often as their teachers' losses say.
+
+Each is asked twice: of an encoder that starts from nothing, and of the bundled one, which knows these domains already
+and, as in the paper, stands still for a fifth of the run and then learns more slowly than the heads.
 """
 
 from dataclasses import replace
@@ -16,6 +19,7 @@ from matplotlib.figure import Figure
 from elastic.evaluate.dataset import load_retrieval_set
 from elastic.evaluate.embed import truncate
 from elastic.evaluate.uned import image_retrieval
+from elastic.model.pretrained import BUNDLED
 from elastic.objectives.matryoshka import Matryoshka
 from elastic.objectives.udon import Udon
 from elastic.profile.tables import MEAN
@@ -29,26 +33,36 @@ STEPS = 300
 SEGMENT_STEPS = 60
 WIDTH = 64
 """Of the embedding that is judged, UDON's."""
+ENCODER_RATE = 0.1
+"""Of a trained encoder; the paper's hundredth is for far longer runs."""
 FOLDER = Path(__file__).parent
 
 
-def distilled(seed: int, folder: Path, *, recipe: TrainConfig) -> Metrics:
-    """One of the recipes, shorter."""
-    return _measure(_short(recipe), seed, folder)
+def arm(seed: int, folder: Path, *, recipe: TrainConfig, distil: bool, trained: bool) -> Metrics:
+    """One of the recipes, shorter; without `distil` the student does not imitate the teachers."""
+    config = _short(recipe)
+    if not distil:
+        alone = Matryoshka(inner=Udon(logits_weight=0, relations_weight=0), embed_dims=config.model.embed_dims)
+        config = replace(config, objectives={"udon": alone})
+    if trained:
+        vision = replace(config.model.vision, checkpoint=BUNDLED)
+        optim = replace(config.optim, encoder_rate=ENCODER_RATE, freeze_encoder=0.2)
+        config = replace(config, model=replace(config.model, vision=vision), optim=optim)
+    return _measure(config, seed, folder)
 
 
-def classified(seed: int, folder: Path) -> Metrics:
-    """Teachers and student learn their classes, and the student does not imitate the teachers."""
-    short = _short(udon_in_turns())
-    alone = Matryoshka(inner=Udon(logits_weight=0, relations_weight=0), embed_dims=short.model.embed_dims)
-    return _measure(replace(short, objectives={"udon": alone}), seed, folder)
-
-
+_KINDS = {
+    "ce": partial(arm, recipe=udon_in_turns(), distil=False),
+    "in turns": partial(arm, recipe=udon_in_turns(), distil=True),
+    "by size": partial(arm, recipe=udon_by_size(), distil=True),
+    "dynamic": partial(arm, recipe=udon(), distil=True),
+}
+STARTS = {"": "From nothing", "trained ": "From the bundled encoder"}
+"""What precedes the name of a kind in that of an arm, and what it says."""
 ARMS: dict[str, Arm] = {
-    "ce": classified,
-    "in turns": partial(distilled, recipe=udon_in_turns()),
-    "by size": partial(distilled, recipe=udon_by_size()),
-    "dynamic": partial(distilled, recipe=udon()),
+    start + kind: partial(train_and_measure, trained=start != "")
+    for start in STARTS
+    for kind, train_and_measure in _KINDS.items()
 }
 LABELS = {
     "ce": "classification only, in turns",
@@ -80,28 +94,36 @@ def _measure(config: TrainConfig, seed: int, folder: Path) -> Metrics:
 
 
 def report(runs: Runs) -> str:
-    """Both metrics of every arm, its difference to UDON in turns, and R@1 by domain."""
+    """For each start: both metrics of every kind, its difference to UDON in turns, and R@1 by domain."""
+    head = f"Merged index of all domains, mean over domains, width {WIDTH}; differences are paired, 95 % intervals.\n"
+    return f"# UDON\n\n{head}\n" + "\n".join(_section(runs, start, title) for start, title in STARTS.items())
+
+
+def _section(runs: Runs, start: str, title: str) -> str:
     overall = []
-    for arm in ARMS:
-        row = [LABELS[arm]]
+    for kind, label in LABELS.items():
+        row = [label]
         for metric in (f"R@1 {MEAN}", "mMP@5"):
-            row += [runs.mean(arm, metric), "" if arm == "in turns" else runs.difference(arm, "in turns", metric)]
+            difference = "" if kind == "in turns" else runs.difference(start + kind, f"{start}in turns", metric)
+            row += [runs.mean(start + kind, metric), difference]
         overall.append(row)
-    domains = [[domain, *(runs.mean(arm, f"R@1 {domain}") for arm in ARMS)] for domain in DOMAINS]
-    head = f"Merged index of all domains, mean over domains, width {WIDTH}; differences are paired, 95 % intervals.\n\n"
+    domains = [[domain, *(runs.mean(start + kind, f"R@1 {domain}") for kind in LABELS)] for domain in DOMAINS]
     return (
-        "# UDON\n\n"
-        + head
+        f"## {title}\n\n"
         + markdown(["arm", "R@1", "to UDON in turns", "mMP@5", "to UDON in turns"], overall)
-        + "\n## R@1 by domain\n\n"
-        + markdown(["domain", *(LABELS[arm] for arm in ARMS)], domains)
+        + "\nR@1 by domain:\n\n"
+        + markdown(["domain", *LABELS.values()], domains)
     )
 
 
 def plot(runs: Runs) -> Figure:
-    """R@1 by domain."""
-    lines = {LABELS[arm]: [runs.mean(arm, f"R@1 {domain}") for domain in (*DOMAINS, MEAN)] for arm in ARMS}
+    """R@1 by domain, of every kind from either start."""
     places = [name.removeprefix("emoji-") for name in (*DOMAINS, MEAN)]
+    lines = {
+        f"{title}: {label}": [runs.mean(start + kind, f"R@1 {domain}") for domain in (*DOMAINS, MEAN)]
+        for start, title in STARTS.items()
+        for kind, label in LABELS.items()
+    }
     return curves(lines, places, "What guides the student, and which domain comes next", "R@1, merged index")
 
 
