@@ -34,9 +34,10 @@ def udon() -> TrainConfig:
     in one process, without Ray, while others used the machine too. In the 96 steps of that trial, whose batches took
     turns, the loss fell from 3.66 (mean of the first 12 steps, one of each domain) to 2.94 (the last 12).
 
-    The encoder is that of `icons` without its text tower, and learns from scratch at the full rate: no pretrained one
-    comes with the package. From a checkpoint the reference learns the image tower at a hundredth of the rate after
-    a fifth of the run: `--model.vision.checkpoint PATH --optim.encoder-rate 0.01 --optim.freeze-encoder 0.2`.
+    The encoder is that of `icons` without its text tower, and learns from scratch at the full rate: the pretrained one
+    of the package knows these very icons. From a checkpoint the reference learns the image tower at a hundredth of
+    the rate after a fifth of the run:
+    `--model.vision.checkpoint PATH --optim.encoder-rate 0.01 --optim.freeze-encoder 0.2`.
 
     Compare it with `udon_in_turns`, with `udon_by_size`, and with classification alone
     (`--objectives.udon.inner.logits-weight 0 --objectives.udon.inner.relations-weight 0`).

@@ -121,6 +121,21 @@ def test_equal_captions_are_each_others_positives(make_passes: Callable, make_ba
     assert found.item() == pytest.approx(float(sum(info_nce(images, texts, matches, 0.5)) / 2), abs=1e-6)
 
 
+def test_sharing_targets_of_equal_captions_changes_neither_loss_nor_gradient():
+    """Golden value 6 of TIPS: a text that is embedded once gets the same from one-hot targets as from shared ones."""
+    generator = torch.Generator().manual_seed(0)
+    images, distinct = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (4, 3))
+    texts_of = torch.tensor([0, 1, 1, 2])
+    found = []
+    for matches in (torch.eye(4, dtype=torch.bool), texts_of[:, None] == texts_of[None, :]):
+        leaves = [images.clone().requires_grad_(), distinct.clone().requires_grad_()]
+        loss = torch.stack(info_nce(leaves[0], leaves[1][texts_of], matches, 0.1)).mean()
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    one_hot, shared = found
+    for mine, other in zip(one_hot, shared, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
 def test_an_image_without_caption_is_a_negative_only(make_passes: Callable, make_batch: Callable):
     images = torch.cat([IMAGES, torch.ones(1, 4, dtype=torch.float64)])
     batch = make_batch(3, tokens=[[5], [6]], caption_index=[0, 1, -1])
