@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from elastic.errors import ConfigError, DataError
 from elastic.evaluate.embed import Embeddings, embed_captions
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
+from elastic.model.vit import embed_second
 from elastic.submodel import Submodel
 
 GlobalToken: TypeAlias = Literal["cls_token", "second_cls_token"]
@@ -83,14 +85,19 @@ def image_embeddings(
     images: Float[Tensor, "image 3 size size"],
     submodels: Sequence[Submodel],
     *,
+    token: GlobalToken = "cls_token",
     batch_size: int = 256,
 ) -> Embeddings:
-    """L2-normalised full-width embeddings by submodel; `embed.truncate` cuts them."""
-    device, width = next(encoder.parameters()).device, encoder.space.full_embed_dim
+    """L2-normalised full-width embeddings of a global token by submodel; `embed.truncate` cuts them.
+
+    Raises:
+        ConfigError: the encoder has no such token.
+    """
+    device = next(encoder.parameters()).device
     found: Embeddings = {}
     for submodel in submodels:
         with torch.inference_mode():
-            parts = [encoder.encode_images(part.to(device), submodel, width) for part in images.split(batch_size)]
+            parts = [_embed(encoder, part.to(device), submodel, token) for part in images.split(batch_size)]
         found[submodel] = torch.cat(parts).cpu().numpy()
     return found
 
@@ -119,8 +126,18 @@ def _forward(encoder: Encoder, images: Tensor, submodel: Submodel, batch_size: i
         yield features
 
 
+def _embed(encoder: Encoder, images: Tensor, submodel: Submodel, token: GlobalToken) -> Float[Tensor, "image dim"]:
+    if token == "cls_token":
+        return encoder.encode_images(images, submodel, encoder.space.full_embed_dim)
+    embedding = embed_second(encoder.image, encoder.see(images, submodel)).second_embedding
+    return F.normalize(_present(embedding, token).float(), dim=1)
+
+
 def _global(features: Features, token: GlobalToken) -> Tensor:
-    found = features.cls_token if token == "cls_token" else features.second_cls_token
+    return _present(features.cls_token if token == "cls_token" else features.second_cls_token, token)
+
+
+def _present(found: Tensor | None, token: GlobalToken) -> Tensor:
     if found is None:
         raise ConfigError("token", token, "this encoder has one class token; use cls_token")
     return found

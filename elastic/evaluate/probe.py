@@ -15,7 +15,7 @@ from elastic.errors import ConfigError
 from elastic.evaluate.features import read_images
 from elastic.evaluate.probe_result import METRIC_KINDS, ProbeMetric, Probes, ProbeScore, ProbeTask, Scale
 from elastic.evaluate.probe_set import ProbeSet, dense_columns, load_dense, load_probe_set
-from elastic.evaluate.probe_tasks import TASKS, Bench, Images, ProbesConfig, View, embed
+from elastic.evaluate.probe_tasks import TASKS, Bench, Images, ProbesConfig, View, embed, synthetic_caption_token
 from elastic.evaluate.run import OnProgress
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
@@ -66,6 +66,7 @@ def probe(
         split=config.split,
         class_names=config.class_names,
         token=config.token,
+        synthetic_caption_token=synthetic_caption_token(encoder),
         num_images={split: len(part) for split, part in images.items()},
         max_images=config.max_images,
         scores=_measure(bench, tasks, images, on_progress),

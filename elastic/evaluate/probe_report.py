@@ -84,6 +84,10 @@ def _header(probes: Probes) -> str:
         facts += " `val` chooses the weight decay of the linear probe of classes."
     if "zero_shot_top1" in probes.scales:
         facts += f" Zero-shot calls a class by its {probes.class_names}."
+    if "synthetic_caption_to_image" in probes.scales:
+        facts += (
+            f" Synthetic captions and images find each other by the embedding of `{probes.synthetic_caption_token}`."
+        )
     if any(not METRIC_KINDS[metric].by_width for metric in probes.scales):
         facts += f" Linear probes read `{probes.token}`, those of pixels the patch tokens too."
     return f"# Probes of `{probes.run_name}`\n\n{facts} The protocols are those of docs/evaluation.md."

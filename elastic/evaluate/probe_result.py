@@ -110,6 +110,8 @@ class Probes:
     """Where zero-shot took the classes' names from."""
     token: GlobalToken
     """The global token of the linear and dense probes."""
+    synthetic_caption_token: GlobalToken
+    """The global token by whose embedding images and synthetic captions find each other."""
     num_images: Mapping[str, int]
     """Images that were read, by split."""
     max_images: int

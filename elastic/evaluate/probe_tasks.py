@@ -3,7 +3,8 @@
 The protocols themselves, and their sources, are in `zero_shot`, `text_retrieval`, `knn`, `linear` and `dense`. What
 they are given is chosen here: neighbours are looked up in `train`, probes are fitted on it, the weight decay of the
 linear probe is chosen on `val`; the last bin of the depth probe lies at the largest distance of the training rows;
-written and synthetic captions are searched apart, each among its own kind.
+written and synthetic captions are searched apart, each among its own kind, synthetic ones by the embedding of the
+second class token where there is one.
 """
 
 from abc import ABC, abstractmethod
@@ -79,7 +80,7 @@ class View:
     images: Mapping[str, Images]
     """Of each split, every image of its part."""
     embedded: Float[np.ndarray, "tested dim"]
-    """The tested images, at full width."""
+    """The tested images, at full width, by the pooled token."""
 
 
 class Task(ABC):
@@ -152,7 +153,7 @@ class Captions(Task):
         """R@1 in both directions at every width."""
         assert bench.tokenizer is not None
         to_text, to_image = self._metrics
-        images = {view.submodel: view.embedded}
+        images = {view.submodel: self._embedded(bench, view)}
         values: Values = {}
         for score in caption_retrieval(bench.encoder, bench.tokenizer, images, self._texts(bench)):
             values[to_text, score.embed_dim] = score.image_to_text
@@ -164,6 +165,12 @@ class Captions(Task):
         if self.synthetic:
             return "image_to_synthetic_caption", "synthetic_caption_to_image"
         return "image_to_caption", "caption_to_image"
+
+    def _embedded(self, bench: Bench, view: View) -> Float[np.ndarray, "tested dim"]:
+        token = synthetic_caption_token(bench.encoder) if self.synthetic else "cls_token"
+        if token == "cls_token":
+            return view.embedded
+        return embed(bench, view.images[bench.data.split], view.submodel, token)
 
     def _texts(self, bench: Bench) -> tuple[tuple[str, ...], ...]:
         return bench.data.tested.synthetic_captions if self.synthetic else bench.data.tested.captions
@@ -281,9 +288,20 @@ TASKS: dict[ProbeTask, Task] = {
 }
 
 
-def embed(bench: Bench, images: Images, submodel: Submodel) -> Float[np.ndarray, "image dim"]:
+def embed(
+    bench: Bench, images: Images, submodel: Submodel, token: GlobalToken = "cls_token"
+) -> Float[np.ndarray, "image dim"]:
     """Full-width embeddings by one submodel."""
-    return image_embeddings(bench.encoder, images, [submodel], batch_size=bench.config.batch_size)[submodel]
+    size = bench.config.batch_size
+    return image_embeddings(bench.encoder, images, [submodel], token=token, batch_size=size)[submodel]
+
+
+def synthetic_caption_token(encoder: Encoder) -> GlobalToken:
+    """The global token by whose embedding images and synthetic captions find each other: the one TIPS trains for it.
+
+    A first register behind a single class token (DINOv2) is no second class token.
+    """
+    return "second_cls_token" if encoder.config.vision.num_cls_tokens == 2 else "cls_token"
 
 
 def _patches(bench: Bench, view: View) -> tuple[Tensor, Tensor]:

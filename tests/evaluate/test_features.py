@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from elastic.data.tokenizer import train_tokenizer
 from elastic.errors import ConfigError, DataError
@@ -9,7 +10,7 @@ from elastic.evaluate.embed import embed_images
 from elastic.evaluate.features import global_features, image_embeddings, patch_features, read_images, text_embeddings
 from elastic.model.config import EncoderConfig, VisionConfig
 from elastic.model.encoder import Encoder
-from elastic.model.vit import forward_vit
+from elastic.model.vit import embed_second, forward_vit
 
 from .conftest import PREPROCESS, rows, write_set
 
@@ -54,8 +55,11 @@ def test_the_second_class_token_is_used_where_asked_for(with_second_token, image
 
 
 def test_an_encoder_without_a_second_class_token_says_so(encoder, images):
+    submodel = encoder.space.full
     with pytest.raises(ConfigError, match="one class token"):
-        global_features(encoder, images, encoder.space.full, token="second_cls_token")
+        global_features(encoder, images, submodel, token="second_cls_token")
+    with pytest.raises(ConfigError, match="one class token"):
+        image_embeddings(encoder, images, [submodel], token="second_cls_token")
 
 
 def test_embeddings_are_those_that_retrieval_is_measured_with(colours, encoder):
@@ -66,6 +70,20 @@ def test_embeddings_are_those_that_retrieval_is_measured_with(colours, encoder):
     assert list(found) == submodels
     for submodel in submodels:
         np.testing.assert_allclose(found[submodel], expected[submodel], atol=1e-6)
+
+
+def test_embeddings_of_the_second_class_token_are_that_token_through_the_same_head(with_second_token, images):
+    submodel = with_second_token.space.smallest
+    vit, tokens = with_second_token.image, with_second_token.see(images, submodel)
+    by_hand = F.normalize(vit.head(tokens.second_cls_token), dim=1).detach().numpy()
+    found = {
+        token: image_embeddings(with_second_token, images, [submodel], token=token, batch_size=2)[submodel]
+        for token in ("cls_token", "second_cls_token")
+    }
+    np.testing.assert_allclose(found["second_cls_token"], by_hand, atol=1e-6)
+    trained = embed_second(vit, tokens).second_embedding.detach()
+    np.testing.assert_allclose(found["second_cls_token"], F.normalize(trained, dim=1).numpy(), atol=1e-6)
+    assert np.abs(found["second_cls_token"] - found["cls_token"]).max() > 1e-3
 
 
 def test_a_broken_image_is_refused_by_its_row(tmp_path):

@@ -95,7 +95,7 @@ def test_a_second_class_token_is_read_where_there_is_one(encoder, tokenizer, hal
     vision = replace(encoder.config.vision, pool="token", num_cls_tokens=2)
     two = Encoder(replace(encoder.config, vision=vision)).eval()
     first, second = (
-        run(two, tokenizer, halves, tasks=("segments",), token=token)[0].scores
-        for token in ("cls_token", "second_cls_token")
+        run(two, tokenizer, halves, tasks=("segments",), token=token)[0] for token in ("cls_token", "second_cls_token")
     )
-    assert first != second
+    assert first.scores != second.scores
+    assert first.synthetic_caption_token == second.synthetic_caption_token == "second_cls_token"

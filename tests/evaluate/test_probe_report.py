@@ -53,6 +53,15 @@ def test_the_report_says_on_what_and_how_it_was_measured(probes, tmp_path):
     assert probes.provenance.commit in text
 
 
+def test_the_report_names_the_token_that_synthetic_captions_are_searched_by(probes, tmp_path):
+    said = "Synthetic captions and images find each other by the embedding of"
+    assert f"{said} `cls_token`" in written(probes, tmp_path)
+    second = replace(probes, synthetic_caption_token="second_cls_token")
+    assert f"{said} `second_cls_token`" in written(second, tmp_path)
+    without = {metric: scale for metric, scale in probes.scales.items() if "synthetic" not in metric}
+    assert said not in written(replace(second, scales=without), tmp_path)
+
+
 def test_chance_and_constant_answers_are_told_apart(probes):
     text = explain(probes)
     assert "Floor: chance; always the commonest class for linear mIoU and linear pixel accuracy; always" in text

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from elastic.errors import ConfigError
 from elastic.evaluate.dense import ProbeConfig, probe_dense
@@ -10,8 +11,10 @@ from elastic.evaluate.features import global_features, read_images, text_embeddi
 from elastic.evaluate.linear import Rows, linear_probe
 from elastic.evaluate.metrics import nearest
 from elastic.evaluate.probe_set import load_dense, load_probe_set
-from elastic.evaluate.probe_tasks import TASKS, Bench, ProbesConfig, View, embed
+from elastic.evaluate.probe_tasks import TASKS, Bench, ProbesConfig, View, embed, synthetic_caption_token
+from elastic.evaluate.text_retrieval import caption_retrieval
 from elastic.model.encoder import Encoder
+from elastic.model.vit import embed_second
 
 from .conftest import PREPROCESS
 from .probing import record, records, write
@@ -25,6 +28,17 @@ def bench_of(encoder, tokenizer, halves):
         return Bench(encoder=encoder, tokenizer=tokenizer, config=config, data=data, dense={})
 
     return make
+
+
+@pytest.fixture
+def two_tokens(encoder):
+    torch.manual_seed(0)
+    vision = replace(encoder.config.vision, pool="token", num_cls_tokens=2)
+    two = Encoder(replace(encoder.config, vision=vision)).eval()
+    # timm starts both tokens near zero, so that fresh ones see almost the same.
+    for token in (two.image.cls_token, two.image.reg_token):
+        torch.nn.init.normal_(token)
+    return two
 
 
 def see(bench, submodel):
@@ -70,6 +84,40 @@ def test_captions_of_one_kind_are_searched_among_their_own(bench_of, encoder, to
         to_image = np.mean([text in texts[row.argmax()] for row, text in zip(cosines.T, distinct, strict=True)])
         assert found[metrics[0], width] == pytest.approx(to_text)
         assert found[metrics[1], width] == pytest.approx(to_image)
+
+
+def test_synthetic_captions_are_searched_by_the_token_that_was_trained_on_them(bench_of, two_tokens, tokenizer):
+    bench, submodel = replace(bench_of(), encoder=two_tokens), two_tokens.space.smallest
+    view, texts = see(bench, submodel), bench.data.tested.synthetic_captions
+    with torch.no_grad():
+        tokens = two_tokens.see(view.images["test"], submodel)
+        by_hand = embed_second(two_tokens.image, tokens).second_embedding.numpy()
+    second, first = (
+        caption_retrieval(two_tokens, tokenizer, {submodel: embedded}, texts) for embedded in (by_hand, view.embedded)
+    )
+    found = TASKS["synthetic_captions"].measure(bench, view)
+    for score in second:
+        assert found["image_to_synthetic_caption", score.embed_dim] == pytest.approx(score.image_to_text)
+        assert found["synthetic_caption_to_image", score.embed_dim] == pytest.approx(score.text_to_image)
+    assert first != second
+
+
+def test_written_captions_are_searched_by_the_first_token(bench_of, two_tokens, tokenizer):
+    bench, submodel = replace(bench_of(), encoder=two_tokens), two_tokens.space.full
+    view = see(bench, submodel)
+    scores = caption_retrieval(two_tokens, tokenizer, {submodel: view.embedded}, bench.data.tested.captions)
+    found = TASKS["captions"].measure(bench, view)
+    assert [found["image_to_caption", score.embed_dim] for score in scores] == [score.image_to_text for score in scores]
+
+
+def test_a_register_is_no_second_class_token(encoder, two_tokens):
+    vision = replace(two_tokens.config.vision, num_cls_tokens=1, num_registers=4)
+    one = Encoder(replace(two_tokens.config, vision=vision))
+    assert [synthetic_caption_token(its) for its in (encoder, one, two_tokens)] == [
+        "cls_token",
+        "cls_token",
+        "second_cls_token",
+    ]
 
 
 def test_neighbours_are_looked_up_in_the_training_rows(bench_of, encoder):
