@@ -32,7 +32,7 @@ from experiments.harness import Arm, Estimate, Metrics, Runs, Trained, curves, m
 from experiments.icons import embeddings, recall
 from experiments.scenes import DOMAINS, measure
 
-TIPS_STEPS = 300
+TIPS_STEPS = 200
 """The budget: what so many steps of `tips` take."""
 SEGMENT_STEPS = 50
 FOLDER = Path(__file__).parent
