@@ -110,6 +110,13 @@ VERBS = (
         "elastic select --latency-slo-ms 5",
         "elastic.commands.select:Select",
     ),
+    Verb(
+        MEASURE,
+        "simulate",
+        "Serving policies on simulated replicas",
+        "elastic simulate --shape bursty",
+        "elastic.simulate.command:Simulate",
+    ),
     Verb(USE, "serve", "Answer gRPC requests at every budget", "elastic serve", "elastic.serve.command:Serve"),
     Verb(
         USE,

@@ -276,6 +276,7 @@ class Engine:
             return
         embeddings, compute_ms = call.result()
         self._learn(run, level, costs, compute_ms)
+        self._policy.observe(run, self._free_ms)
         for member, embedding in zip(members, embeddings, strict=True):
             if not member.done.done():
                 member.done.set_result(self._explain(run, level, member, embedding, started_ms, compute_ms))

@@ -48,7 +48,7 @@ class Refuse:
 
 
 class Policy(ABC):
-    """Decides for one model thread. Implementations hold no state that a replay would need."""
+    """Decides for one model thread."""
 
     @abstractmethod
     def admit(self, queue: Sequence[Work], arriving: Sequence[Work], free_ms: float, costs: Costs) -> None:
@@ -61,6 +61,9 @@ class Policy(ABC):
     @abstractmethod
     def decide(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> Run | Refuse:
         """What to do now that the model thread is free; `queue` is not empty and holds no expired work."""
+
+    def observe(self, run: Run, finished_ms: float) -> None:  # noqa: B027 (most policies learn nothing)
+        """Learn from a batch that is done."""
 
 
 @dataclass(frozen=True, slots=True)

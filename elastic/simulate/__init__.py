@@ -1,0 +1,1 @@
+"""The server's policies on simulated machines and arrivals: what a fleet would have answered, in seconds."""
