@@ -19,7 +19,7 @@ LABELLED_SHARE = 0.5
 
 
 def joint() -> TrainConfig:
-    """All objectives together: `elastic train joint`.
+    """All objectives together: `elastic train joint`, an hour and a half on 2 cores.
 
     A step takes one stream and trains what it can feed. Scenes: both captions, crops and hidden patches (TIPS).
     Synthetic scenes, four images of one caption: the same without written captions, and their grouping (SynCLR, on
@@ -70,5 +70,5 @@ def joint() -> TrainConfig:
             "codes": MaskedImages(),
         },
         balancing=Balancing(),
-        steps=3000,
+        steps=4000,
     )

