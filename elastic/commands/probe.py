@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -35,9 +36,9 @@ class Probe:
     """Measure what the frozen features of every granularity are worth beyond retrieval.
 
     At every embedding width: classes by their name alone, captions and images that find each other, classes by their
-    nearest training images. Of the tokens: classes, segments and depth by a linear layer. What model or data do not
-    allow is left out, and the report says why. Writes probes.json, probes.md and plots/probes.png into the run
-    directory.
+    nearest training images. Of the tokens: classes, segments and depth by a linear layer. Beside each number stand
+    what a guess reaches and what the same model reaches untrained. What model or data do not allow is left out, and the
+    report says why. Writes probes.json, probes.md and plots/probes.png into the run directory.
 
     Example: elastic probe runs/joint --source scenes
     """
@@ -64,6 +65,9 @@ class Probe:
     """Images of each split that are read at most, drawn at random but always alike; fewer make retrieval easier."""
     dense_steps: int = 400
     """Updates of the probes of segments and depth."""
+    untrained: bool = True
+    """Also measure a model of the same shape with fresh weights: only what beats it was learned. Costs as much as
+    one more granularity of the full size."""
     device: str = "cpu"
     """torch device: `cpu` or `cuda`."""
     out: Path | None = None
@@ -105,6 +109,7 @@ class Probe:
             batch_size=self.batch_size,
             max_images=self.max_images,
             dense_steps=self.dense_steps,
+            untrained=self.untrained,
         )
 
 
@@ -116,12 +121,15 @@ def save_probes(folder: Path, found: Probes) -> None:
 
 
 def render(found: Probes) -> Table:
-    """Every metric beside its floor, a column per granularity."""
+    """Every metric beside what it is to be compared with, a column per granularity."""
     header, rows = summarise(found)
     table = Table(
         title=f"{found.run_name} on {found.source}/{found.split} ({found.num_images[found.split]:,} images)",
         caption=explain(found),
+        box=SIMPLE,
+        pad_edge=False,
     )
+    table.padding = (0, 0, 0, 1)
     for place, title in enumerate(header):
         table.add_column(title, justify="right" if place else "left", no_wrap=place > 0)
     for row in rows:

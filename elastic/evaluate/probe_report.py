@@ -11,10 +11,13 @@ from elastic.evaluate.report import markdown_table, provenance_section
 
 PROBES_REPORT = "probes.md"
 PROBES_PLOT = "probes.png"
+UNTRAINED = "untrained"
+"""What fresh weights are called in tables and legends."""
 
 _DPI = 140
 _GREY = "0.45"
 _COLUMNS = 4  # panels beside each other
+_LEGEND_COLUMNS = 3  # entries that fit below one panel
 _LEAST_TOP = 0.05
 """Least value at the top of a panel, so that noise near chance does not look like structure."""
 
@@ -40,18 +43,22 @@ def write_probes_plot(folder: Path, probes: Probes) -> Path:
 
 
 def summarise(probes: Probes) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the one table: every metric, its floor, each granularity, and the narrowest embedding."""
+    """Header and rows of the one table: every metric, its comparisons, each granularity, the narrowest embedding."""
     space = probes.space
     full, narrow = space.full, space.embed_dims[0]
     has_widths = len(space.embed_dims) > 1
-    header = ["", "floor", *space.granularities, *([f"{space.name(full)} at {narrow}"] if has_widths else []), "error"]
+    fresh = [UNTRAINED] if probes.untrained else []
+    narrowest = [f"{space.name(full)} at {narrow}"] if has_widths else []
+    header = ["", "floor", *fresh, *space.granularities, *narrowest, "error"]
     rows = []
     for metric, scale in probes.scales.items():
         kind, error = METRIC_KINDS[metric], probes.standard_error(metric, full)
-        values = [f"{probes.value(metric, submodel):.3f}" for submodel in space.granularities.values()]
+        values = [scale.floor, *(probes.untrained_value(metric) for _ in fresh)]
+        values += [probes.value(metric, submodel) for submodel in space.granularities.values()]
+        row = [kind.label, *(f"{value:.3f}" for value in values)]
         if has_widths:
-            values.append(f"{probes.value(metric, full, narrow):.3f}" if kind.by_width else "")
-        rows.append([kind.label, f"{scale.floor:.3f}", *values, "" if error is None else f"{error:.3f}"])
+            row.append(f"{probes.value(metric, full, narrow):.3f}" if kind.by_width else "")
+        rows.append([*row, "" if error is None else f"{error:.3f}"])
     return header, rows
 
 
@@ -63,9 +70,11 @@ def explain(probes: Probes) -> str:
         floors.setdefault(METRIC_KINDS[metric].floor, []).append(METRIC_KINDS[metric].label)
     common, *special = floors.items()
     floor = "; ".join([common[0], *(f"{name} for {' and '.join(labels)}" for name, labels in special)])
+    largest = space.name(space.full)
+    fresh = f" Untrained: {largest} of a model of the same shape with fresh weights." if probes.untrained else ""
     return (
-        f"Embeddings at their full width of {space.full_embed_dim}. Floor: {floor}. Error: standard error of the share "
-        f"that {space.name(space.full)} got right; smaller differences say little."
+        f"Embeddings at their full width of {space.full_embed_dim}. Floor: {floor}.{fresh} Error: standard error of "
+        f"the share that {largest} got right; smaller differences say little."
     )
 
 
@@ -113,6 +122,8 @@ def _widths(probes: Probes, metric: ProbeMetric) -> str:
         [f"**{name}**", *(f"{probes.value(metric, submodel, width):.3f}" for width in space.embed_dims)]
         for name, submodel in space.granularities.items()
     ]
+    if probes.untrained:
+        rows.insert(0, [UNTRAINED, *(f"{probes.untrained_value(metric, width):.3f}" for width in space.embed_dims)])
     kind, floor = METRIC_KINDS[metric], probes.scales[metric].floor
     title = kind.label[0].upper() + kind.label[1:]
     table = markdown_table(["", *(str(width) for width in space.embed_dims)], rows)
@@ -133,11 +144,14 @@ def draw(probes: Probes) -> Figure:
     for place, metric in enumerate(metrics):
         axes = figure.add_subplot(num_rows, columns, place + 1)
         (_lines if METRIC_KINDS[metric].by_width else _bars)(axes, probes, metric)
+        _compare(axes, probes, metric)
         _finish(axes, probes, metric)
     handles = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    across = min(len(handles), _LEGEND_COLUMNS * columns)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=across, frameon=False)
     largest = probes.space.name(probes.space.full)
-    figure.suptitle(f"{probes.run_name} on {probes.source}/{probes.split} (whiskers: standard error of {largest})")
+    title = f"{probes.run_name} on {probes.source}/{probes.split} (whiskers: standard error of {largest})"
+    figure.suptitle(title, wrap=True)
     return figure
 
 
@@ -157,14 +171,27 @@ def _lines(axes: Axes, probes: Probes, metric: ProbeMetric) -> None:
 
 def _bars(axes: Axes, probes: Probes, metric: ProbeMetric) -> None:
     space = probes.space
-    values = [probes.value(metric, submodel) for submodel in space.granularities.values()]
-    bars = axes.bar(list(space.granularities), values, color=shades(len(values)))
-    axes.bar_label(bars, fmt="%.3f", fontsize=8)
+    values = {name: probes.value(metric, submodel) for name, submodel in space.granularities.items()}
+    # Numbers stand below the bars, where no line crosses them; slim bars let the lines be seen between them.
+    labels = [f"{name}\n{value:.3f}" for name, value in values.items()]
+    axes.bar(labels, list(values.values()), width=0.6, color=shades(len(values)))
+
+
+def _compare(axes: Axes, probes: Probes, metric: ProbeMetric) -> None:
+    """What the metric's numbers are to be compared with."""
+    axes.axhline(probes.scales[metric].floor, color=_GREY, linestyle="--", linewidth=1, label="floor")
+    if not probes.untrained:
+        return
+    if METRIC_KINDS[metric].by_width:
+        widths = probes.space.embed_dims
+        values = [probes.untrained_value(metric, width) for width in widths]
+        axes.plot(widths, values, ":", color=_GREY, linewidth=1, label=UNTRAINED)
+    else:
+        axes.axhline(probes.untrained_value(metric), color=_GREY, linestyle=":", linewidth=1, label=UNTRAINED)
 
 
 def _finish(axes: Axes, probes: Probes, metric: ProbeMetric) -> None:
     kind, floor = METRIC_KINDS[metric], probes.scales[metric].floor
-    axes.axhline(floor, color=_GREY, linestyle="--", linewidth=1, label="floor")
     axes.set_title(f"{kind.label}\n{kind.floor} {floor:.3f}", fontsize=10)
     axes.set_ylim(0, max(1.1 * axes.get_ylim()[1], 1.2 * floor, _LEAST_TOP))
     axes.grid(alpha=0.25)

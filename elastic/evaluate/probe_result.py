@@ -1,7 +1,7 @@
-"""What `elastic probe` found, as a value: scores by granularity and width, and what a guess would have reached."""
+"""What `elastic probe` found, as a value: scores by granularity and width, and what they are to be compared with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -117,6 +117,8 @@ class Probes:
     max_images: int
     """No more of a split were read."""
     scores: tuple[ProbeScore, ...]
+    untrained: tuple[ProbeScore, ...]
+    """The same of the full submodel of an encoder of this shape with fresh weights; empty where it was left out."""
     scales: Mapping[ProbeMetric, Scale]
     """Those of the metrics that were measured, in the order of `METRIC_KINDS`."""
     not_measured: Mapping[ProbeTask, str]
@@ -129,11 +131,15 @@ class Probes:
         Raises:
             ProfileError: it was not measured.
         """
-        width = (embed_dim or self.space.full_embed_dim) if METRIC_KINDS[metric].by_width else None
-        for score in self.scores:
-            if (score.metric, score.submodel, score.embed_dim) == (metric, submodel, width):
-                return score.value
-        raise ProfileError("probes", f"no {metric} of {submodel} at embed_dim {width}", _HOW)
+        return self._value(self.scores, metric, submodel, embed_dim)
+
+    def untrained_value(self, metric: ProbeMetric, embed_dim: int | None = None) -> float:
+        """What fresh weights reach; where the metric has widths, by default at the full one.
+
+        Raises:
+            ProfileError: it was not measured.
+        """
+        return self._value(self.untrained, metric, self.space.full, embed_dim)
 
     def standard_error(self, metric: ProbeMetric, submodel: Submodel, embed_dim: int | None = None) -> float | None:
         """Of a share of queries, taken as independent draws; None for pixels, whose neighbours are alike."""
@@ -144,8 +150,8 @@ class Probes:
 
     def save(self, path: Path) -> None:
         """Write JSON that `load` reads back."""
-        scores = [asdict(score) | {"submodel": str(score.submodel)} for score in self.scores]
-        text = json.dumps(asdict(self) | {"scores": scores}, indent=2)
+        numbers = {"scores": _to_json(self.scores), "untrained": _to_json(self.untrained)}
+        text = json.dumps(asdict(self) | numbers, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -163,16 +169,33 @@ class Probes:
             problem = f"{path} does not hold probes of this version ({error})"
             raise ProfileError("probes", problem, f"{_HOW} again") from error
 
+    def _value(
+        self, scores: Sequence[ProbeScore], metric: ProbeMetric, submodel: Submodel, embed_dim: int | None
+    ) -> float:
+        width = (embed_dim or self.space.full_embed_dim) if METRIC_KINDS[metric].by_width else None
+        for score in scores:
+            if (score.metric, score.submodel, score.embed_dim) == (metric, submodel, width):
+                return score.value
+        raise ProfileError("probes", f"no {metric} of {submodel} at embed_dim {width}", _HOW)
+
     @classmethod
     def _from_json(cls, values: dict[str, Any]) -> "Probes":
         space = values["space"]
         read = {
             "space": Space(space["depth"], tuple(space["ffn_dims"]), tuple(space["embed_dims"])),
             "domains": tuple(values["domains"]),
-            "scores": tuple(
-                ProbeScore(**score | {"submodel": Submodel.parse(score["submodel"])}) for score in values["scores"]
-            ),
+            "scores": _scores(values["scores"]),
+            "untrained": _scores(values["untrained"]),
             "scales": {metric: Scale(**scale) for metric, scale in values["scales"].items()},
             "provenance": Provenance.from_json(json.dumps(values["provenance"])),
         }
         return cls(**values | read)
+
+
+def _to_json(scores: Sequence[ProbeScore]) -> list[dict[str, Any]]:
+    return [asdict(score) | {"submodel": str(score.submodel)} for score in scores]
+
+
+def _scores(values: Sequence[dict[str, Any]]) -> tuple[ProbeScore, ...]:
+    read = ({**score, "submodel": Submodel.parse(score["submodel"])} for score in values)
+    return tuple(ProbeScore(**score) for score in read)

@@ -51,6 +51,7 @@ class ProbesConfig:
     batch_size: int = 256
     max_images: int = 5000
     dense_steps: int = 400
+    untrained: bool = True
 
     def __post_init__(self) -> None:
         if self.split not in ("val", "test"):

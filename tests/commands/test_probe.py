@@ -38,6 +38,7 @@ def test_probing_a_run_leaves_result_report_and_plot_in_it(run_dir, halves, caps
     for text in (
         "tiny_run on",
         "zero-shot top-1",
+        "untrained",
         "linear mIoU",
         f"{found.value('linear_top1', found.space.full):.3f}",
     ):
@@ -56,11 +57,13 @@ def test_the_flags_reach_the_measurement(run_dir, halves, tmp_path):
         class_names="caption",
         batch_size=4,
         max_images=20,
+        untrained=False,
         out=out,
     ).run()
     found = Probes.load(out / "probes.json")
     assert (found.split, found.domains, found.class_names) == ("val", ("halves",), "caption")
     assert found.num_images == {"val": 6, "train": 20}
+    assert found.untrained == ()
     assert set(found.scales) == {"zero_shot_top1", "knn_1_top1", "knn_20_top1"}
     assert not (run_dir / "probes.json").exists()
 

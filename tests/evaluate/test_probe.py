@@ -1,9 +1,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from elastic.errors import ConfigError
-from elastic.evaluate.probe import probe
+from elastic.evaluate.probe import probe, untrained
 from elastic.evaluate.probe_result import METRIC_KINDS
 from elastic.evaluate.probe_tasks import TASKS, ProbesConfig
 from elastic.model.encoder import Encoder
@@ -12,9 +13,9 @@ from .conftest import PREPROCESS
 from .probing import record, records, write
 
 
-def run(encoder, tokenizer, location, **settings):
+def run(encoder, tokenizer, location, *, untrained=False, **settings):
     steps = []
-    config = ProbesConfig(source=location, dense_steps=2, **settings)
+    config = ProbesConfig(source=location, dense_steps=2, untrained=untrained, **settings)
     found = probe(encoder, PREPROCESS, tokenizer, config, name="tiny", on_progress=lambda *step: steps.append(step))
     return found, steps
 
@@ -26,8 +27,12 @@ def test_every_granularity_is_measured_at_every_width_and_its_tokens_once(probes
         for metric, kind in METRIC_KINDS.items()
         for width in (probes.space.embed_dims if kind.by_width else (None,))
     ]
-    found = [(score.metric, score.submodel, score.embed_dim) for score in probes.scores]
+    found, fresh = (
+        [(score.metric, score.submodel, score.embed_dim) for score in scores]
+        for scores in (probes.scores, probes.untrained)
+    )
     assert sorted(map(str, found)) == sorted(map(str, expected))
+    assert sorted(map(str, fresh)) == sorted(str(cell) for cell in expected if cell[1] == probes.space.full)
     assert set(probes.scales) == set(METRIC_KINDS)
     assert not probes.not_measured
 
@@ -49,6 +54,50 @@ def test_progress_counts_every_task_of_every_granularity(encoder, tokenizer, hal
     assert [done for _, done, _ in steps] == [0, *range(6)]
     assert {total for _, _, total in steps} == {6}
     assert [stage for stage, _, _ in steps[:3]] == ["reading images", "captions of g0", "knn of g0"]
+
+
+def test_progress_counts_every_task_of_the_untrained_encoder_too(encoder, tokenizer, halves):
+    _, steps = run(encoder, tokenizer, halves, tasks=("knn", "captions"), untrained=True)
+    assert [done for _, done, _ in steps] == [0, *range(8)]
+    assert {total for _, _, total in steps} == {8}
+    assert [stage for stage, _, _ in steps[-2:]] == ["captions of untrained weights", "knn of untrained weights"]
+
+
+def test_untrained_weights_are_measured_as_any_encoder_is_at_its_full_size(encoder, tokenizer, halves):
+    tasks = ("captions", "knn", "linear", "segments")
+    found, _ = run(encoder, tokenizer, halves, tasks=tasks, untrained=True)
+    torch.manual_seed(0)
+    fresh, _ = run(Encoder(encoder.config).eval(), tokenizer, halves, tasks=tasks)
+    full = encoder.space.full
+    assert found.untrained == tuple(score for score in fresh.scores if score.submodel == full)
+    assert found.scores == run(encoder, tokenizer, halves, tasks=tasks)[0].scores
+    assert fresh.untrained == ()
+
+
+def test_untrained_weights_are_of_the_same_shape_and_always_the_same(encoder):
+    first, second = (untrained(encoder).state_dict() for _ in range(2))
+    torch.manual_seed(0)
+    by_hand = Encoder(encoder.config).state_dict()
+    for name, weight in encoder.state_dict().items():
+        assert first[name].shape == weight.shape
+        assert torch.equal(first[name], second[name])
+        assert torch.equal(first[name], by_hand[name])
+    assert not untrained(encoder).training
+
+
+def test_untrained_weights_are_not_those_that_training_started_from(encoder):
+    vision = replace(encoder.config.vision, checkpoint="nowhere/model.safetensors")
+    started = Encoder(replace(encoder.config, vision=vision))
+    torch.nn.init.ones_(started.image.head.weight)
+    assert torch.equal(untrained(started).image.head.weight, untrained(encoder).image.head.weight)
+
+
+def test_drawing_untrained_weights_leaves_the_random_numbers_of_the_caller_alone(encoder):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    untrained(encoder)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_only_what_was_asked_for_is_measured_and_only_its_images_are_read(encoder, tokenizer, halves):

@@ -13,22 +13,33 @@ def written(probes, folder):
     return (folder / "probes.md").read_text()
 
 
-def test_one_table_holds_every_metric_of_every_granularity_beside_its_floor(probes):
+def test_one_table_holds_every_metric_of_every_granularity_beside_what_it_is_compared_with(probes):
     header, rows = summarise(probes)
-    assert header == ["", "floor", "g0", "g1", "g2", "g2 at 4", "error"]
+    assert header == ["", "floor", "untrained", "g0", "g1", "g2", "g2 at 4", "error"]
     assert [row[0] for row in rows] == [kind.label for kind in METRIC_KINDS.values()]
     for (metric, kind), row in zip(METRIC_KINDS.items(), rows, strict=True):
         values = [probes.value(metric, submodel) for submodel in probes.space.granularities.values()]
-        assert row[1:5] == [f"{value:.3f}" for value in (probes.scales[metric].floor, *values)]
+        compared = (probes.scales[metric].floor, probes.untrained_value(metric))
+        assert row[1:6] == [f"{value:.3f}" for value in (*compared, *values)]
         narrow = f"{probes.value(metric, probes.space.full, 4):.3f}" if kind.by_width else ""
-        assert row[5] == narrow
+        assert row[6] == narrow
 
 
 def test_a_model_of_one_width_has_no_column_for_a_narrower_one(probes):
     space = replace(probes.space, embed_dims=(8,))
     header, rows = summarise(replace(probes, space=space))
-    assert header == ["", "floor", "g0", "g1", "g2", "error"]
-    assert {len(row) for row in rows} == {6}
+    assert header == ["", "floor", "untrained", "g0", "g1", "g2", "error"]
+    assert {len(row) for row in rows} == {7}
+
+
+def test_untrained_weights_that_were_left_out_are_nowhere(probes, tmp_path):
+    without = replace(probes, untrained=())
+    header, rows = summarise(without)
+    assert header == ["", "floor", "g0", "g1", "g2", "g2 at 4", "error"]
+    assert {len(row) for row in rows} == {7}
+    assert "ntrained" in written(probes, tmp_path)
+    assert "ntrained" not in written(without, tmp_path)
+    assert {text.get_text() for text in draw(without).legends[0].get_texts()} == {"g0", "g1", "g2", "floor"}
 
 
 def test_every_width_of_every_granularity_is_in_the_report(probes, tmp_path):
@@ -38,6 +49,8 @@ def test_every_width_of_every_granularity_is_in_the_report(probes, tmp_path):
         for name, submodel in probes.space.granularities.items():
             values = " | ".join(f"{probes.value(metric, submodel, width):.3f}" for width in probes.space.embed_dims)
             assert (f"| **{name}** | {values} |" in section) == kind.by_width
+        values = " | ".join(f"{probes.untrained_value(metric, width):.3f}" for width in probes.space.embed_dims)
+        assert (f"| untrained | {values} |" in section) == kind.by_width
 
 
 def test_the_report_says_on_what_and_how_it_was_measured(probes, tmp_path):
@@ -85,12 +98,25 @@ def test_the_plot_has_a_panel_for_every_metric_with_its_values(probes):
         else:
             assert [bar.get_height() for bar in panel.patches] == [probes.value(metric, its) for its in submodels]
         assert [probes.scales[metric].floor] * 2 in lines
+        (dotted,) = (line for line in panel.lines if line.get_label() == "untrained")
+        fresh = [probes.untrained_value(metric, width) for width in probes.space.embed_dims]
+        assert list(dotted.get_ydata()) == (fresh if kind.by_width else [probes.untrained_value(metric)] * 2)
 
 
 def test_a_plot_of_few_metrics_is_not_stretched(probes):
     one = replace(probes, scales={"mean_iou": probes.scales["mean_iou"]})
     assert len(draw(one).axes) == 1
     assert draw(one).get_size_inches()[0] == pytest.approx(3.4)
+
+
+def test_the_legend_and_title_of_a_single_panel_fit_its_width(probes):
+    one = replace(probes, source="scenes", scales={"knn_1_top1": probes.scales["knn_1_top1"]})
+    figure = draw(one)
+    figure.canvas.draw()
+    for artist in (figure.legends[0], *figure.texts):
+        extent = artist.get_window_extent()
+        assert extent.x0 >= 0
+        assert extent.x1 <= figure.bbox.width
 
 
 def test_the_plot_is_written_as_a_readable_image(probes, tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -42,9 +43,27 @@ def test_a_score_is_found_by_metric_submodel_and_width(probes):
     assert probes.value("mean_iou", space.full, 4) == probes.value("mean_iou", space.full)
 
 
+def test_what_untrained_weights_reach_is_found_by_metric_and_width(probes):
+    for score in probes.untrained:
+        assert probes.untrained_value(score.metric, score.embed_dim) == score.value
+    full_width = probes.space.full_embed_dim
+    assert probes.untrained_value("knn_1_top1") == probes.untrained_value("knn_1_top1", full_width)
+
+
 def test_a_score_that_was_not_measured_is_an_error(probes):
     with pytest.raises(ProfileError, match=r"no knn_1_top1 of .* at embed_dim 5"):
         probes.value("knn_1_top1", probes.space.full, 5)
+    with pytest.raises(ProfileError, match=r"no mean_iou of .* at embed_dim None"):
+        replace(probes, untrained=()).untrained_value("mean_iou")
+
+
+def test_a_file_from_before_untrained_weights_were_measured_is_refused(probes, tmp_path):
+    probes.save(tmp_path / "probes.json")
+    older = json.loads((tmp_path / "probes.json").read_text())
+    del older["untrained"]
+    (tmp_path / "probes.json").write_text(json.dumps(older))
+    with pytest.raises(ProfileError, match="does not hold probes of this version"):
+        Probes.load(tmp_path / "probes.json")
 
 
 def test_the_standard_error_is_that_of_independent_queries(probes):
