@@ -159,8 +159,8 @@ def render(title: str, traffic: list[Traffic], scores: Mapping[str, Mapping[int,
         average, spread = mean_scores(by_seed)
         table.add_row(
             name,
-            f"{average.attainment:.1%} ± {spread.attainment:.1%}",
-            f"{average.quality_met:.3f} ± {spread.quality_met:.3f}",
+            f"{average.attainment:.1%} \u00b1 {spread.attainment:.1%}",
+            f"{average.quality_met:.3f} \u00b1 {spread.quality_met:.3f}",
             f"{average.quality_all:.3f}",
             f"{average.refused:.1%}",
             f"{average.p50_ms:.1f}",
