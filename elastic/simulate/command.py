@@ -18,12 +18,14 @@ from elastic.errors import ConfigError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.profile.store import inside_package, load_latency, load_quality
-from elastic.serve.batching import Front
-from elastic.serve.front import build_front
-from elastic.simulate.compare import POLICIES, Score, compare, mean_scores, policy_maker
+from elastic.profile.tables import Modality
+from elastic.serve.config import ServeConfig
+from elastic.serve.front import build_fronts
+from elastic.simulate.compare import POLICIES, SERVED, Score, compare, mean_scores, policy_maker
 from elastic.simulate.fleet import Failure, Fleet, Requests
 from elastic.simulate.service import MeasuredTimes
 from elastic.simulate.trace import Traffic, describe, draw
+from elastic.submodel import Space
 
 RESULT, PLOT = "simulation.json", "plots/simulation.png"
 
@@ -63,6 +65,10 @@ class Simulate:
     """What an answer spends outside of the model; it comes off every budget."""
     failures: int = 0
     """Replicas that die, at even distances in time, each for a tenth of the trace; their requests go to others."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Use the measured times of this dtype."""
+    num_threads: int = 1
+    """Use the measured times of this thread count."""
     force_foreign_tables: bool = False
     """Simulate from latencies of another device, too."""
     out: Path | None = None
@@ -100,16 +106,19 @@ class Simulate:
         console.print(f"wrote [bold]{folder / RESULT}[/bold] and {PLOT}", soft_wrap=True)
 
     def _fleet(self, run: Path) -> Fleet:
+        served = ServeConfig(run=run, dtype=self.dtype, num_threads=self.num_threads)
         latency = load_latency(run, device_fingerprint(), any_device=self.force_foreign_tables)
-        space = Manifest.from_json(run / MANIFEST).encoder.space
-        front: Front = build_front(latency, load_quality(run), space)
+        spaces: Mapping[Modality, Space] = {"image": Manifest.from_json(run / MANIFEST).encoder.space}
+        fronts = build_fronts(latency, load_quality(run), spaces, served)
+        measured = latency.where(dtype=self.dtype, num_threads=self.num_threads)
         gap_ms = 1000 * self.duration_s / (self.failures + 1)
         return Fleet(
-            fronts={"image": front},
-            times=MeasuredTimes({"image": front}, latency.isotonic()),
-            policy=policy_maker(POLICIES[0], {"image": front}),
+            fronts=fronts,
+            times=MeasuredTimes(fronts, measured.isotonic()),
+            policy=policy_maker(SERVED, fronts),
             num_replicas=self.num_replicas,
             overhead_ms=self.overhead_ms,
+            max_waiting=served.max_waiting_items,
             failures=tuple(
                 Failure(at_ms=gap_ms * (number + 1), replica=number, down_ms=100 * self.duration_s)
                 for number in range(self.failures)
@@ -175,15 +184,15 @@ def pareto(title: str, scores: Mapping[str, Mapping[int, Score]]) -> Figure:
     """Attainment against the quality of what was met: up and to the right is better."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for number, (name, by_seed) in enumerate(scores.items()):
+    for name, by_seed in scores.items():
         average, spread = mean_scores(by_seed)
         axes.errorbar(
             100 * average.attainment,
             average.quality_met,
             xerr=100 * np.nan_to_num(spread.attainment),
             yerr=np.nan_to_num(spread.quality_met),
-            fmt="*" if number == 0 else "o",
-            markersize=14 if number == 0 else 7,
+            fmt="*" if name == SERVED else "o",
+            markersize=14 if name == SERVED else 7,
             capsize=2,
             label=name,
         )

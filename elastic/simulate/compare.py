@@ -23,8 +23,10 @@ _PLAIN: Mapping[str, Callable[[Fronts], Policy]] = {
 }
 _OF_ONE_LEVEL: Mapping[str, Callable[[int], Policy]] = {"static": Static, "clipper_aimd": ClipperAimd}
 
+SERVED = "lookahead"
+"""The server's own."""
 POLICIES = (*_PLAIN, *(f"{name}={end}" for name in _OF_ONE_LEVEL for end in ("smallest", "largest")))
-"""What is compared by default; the first is the server's."""
+"""What is compared by default."""
 
 
 def policy_maker(name: str, fronts: Fronts) -> Callable[[], Policy]:
@@ -99,7 +101,7 @@ def compare(
     traces: Mapping[int, Requests],
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, Score]]:
-    """Scores by policy and seed: of each seed, all policies serve the same arrivals with the same luck."""
+    """Scores by policy and seed: of each seed, all policies serve the same arrivals."""
     found: dict[str, dict[int, Score]] = {}
     for name in policies:
         served = replace(fleet, policy=policy_maker(name, fleet.fronts))

@@ -149,7 +149,7 @@ class _Simulation:
                 case _Kind.FAIL:
                     self._fail(which, now_ms)
                 case _Kind.BACK:
-                    self._up.append(which)
+                    self._up = sorted({*self._up, which})
         latency_ms = self._finished_ms + self._fleet.overhead_ms - self._requests.at_ms
         return Outcome(
             latency_ms=latency_ms,
@@ -226,6 +226,8 @@ class _Simulation:
         self._start(number, now_ms)
 
     def _fail(self, number: int, now_ms: float) -> None:
+        if number not in self._up:
+            return  # it is down already
         replica = self._replicas[number]
         lost = [*replica.queue.view(), *(replica.running.works if replica.running else ())]
         replica.queue.remove(lost)

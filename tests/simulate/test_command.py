@@ -82,6 +82,11 @@ def test_a_run_that_was_never_profiled_says_so(run_dir: Path):
         Simulate(run_dir=run_dir).run()
 
 
+def test_times_that_were_not_measured_are_not_guessed(run_dir: Path):
+    with pytest.raises(ProfileError, match="not measured with dtype float32 and 2 thread"):
+        Simulate(run_dir=run_dir, num_threads=2).run()
+
+
 @pytest.mark.parametrize("wrong", [{"duration_s": 0}, {"seeds": 0}, {"failures": 1}, {"overhead_ms": -1.0}])
 def test_settings_outside_their_range_are_refused(wrong: dict):
     with pytest.raises(ConfigError):

@@ -108,6 +108,12 @@ def test_a_failing_replica_loses_no_request_and_takes_none_while_it_is_down():
     assert outcome.met.all()
 
 
+def test_a_replica_that_is_down_cannot_fail_again():
+    failures = [Failure(at_ms=at_ms, replica=0, down_ms=600.0) for at_ms in (500.0, 700.0)]
+    outcome = serve(np.arange(0, 3000, 20.0), LookaheadPolicy, slo_ms=200, num_replicas=2, failures=failures)
+    assert outcome.met.all()
+
+
 def test_without_any_replica_requests_are_refused():
     failure = Failure(at_ms=0.5, replica=0, down_ms=100.0)
     outcome = serve([0.0, 1.0, 50.0, 150.0], lambda: Static(0), failures=[failure])
