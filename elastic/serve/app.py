@@ -7,6 +7,7 @@ Ray reads its settings from the environment when it is first imported and hands 
 import io
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -190,6 +191,16 @@ def _check_port(config: ServeConfig) -> None:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    """A port that nothing listens on, and that no outgoing connection will be given before HAProxy binds it.
+
+    The kernel gives those numbers from 32768 on by default, Ray's workers ask for some below 20000, and many of both
+    are taken while Ray starts.
+    """
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise ConfigError("serve.host", host, "no port from 20000 to 32767 can be bound on it")
