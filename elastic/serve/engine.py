@@ -54,6 +54,15 @@ class Computed:
     limit: Limit
 
 
+@dataclass(frozen=True, slots=True)
+class RanBatch:
+    """What the model thread has just computed."""
+
+    run: Run
+    level: Level
+    compute_ms: float
+
+
 @dataclass(slots=True)
 class _Pending:
     work: Work
@@ -81,11 +90,13 @@ class Engine:
         max_waiting_items: int = 512,
         reply_margin_ms: float = 1.0,
         clock: Callable[[], float] = monotonic_ms,
+        on_batch: Callable[[RanBatch], None] = lambda batch: None,
     ) -> None:
         self.fronts = fronts
         self.correction = Correction()
         self.clock = clock
         self._compute = compute
+        self._on_batch = on_batch
         self._policy = policy or LookaheadPolicy()
         self._reply_margin_ms = reply_margin_ms
         self._queue = EdfQueue(max_waiting_items)
@@ -277,6 +288,7 @@ class Engine:
         embeddings, compute_ms = call.result()
         self._learn(run, level, costs, compute_ms)
         self._policy.observe(run, self._free_ms)
+        self._on_batch(RanBatch(run, level, compute_ms))
         for member, embedding in zip(members, embeddings, strict=True):
             if not member.done.done():
                 member.done.set_result(self._explain(run, level, member, embedding, started_ms, compute_ms))

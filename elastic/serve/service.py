@@ -1,7 +1,8 @@
 """The service behind the RPCs: read the request, prepare, embed, explain. No ray, so tests run it in-process."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
@@ -10,7 +11,7 @@ from elastic.profile.store import load_latency, load_quality
 from elastic.profile.tables import Modality
 from elastic.serve.batching import Front
 from elastic.serve.config import ServeConfig
-from elastic.serve.engine import Engine, Request
+from elastic.serve.engine import Computed, Engine, Request
 from elastic.serve.front import build_fronts
 from elastic.serve.grpc import (
     MODALITIES,
@@ -24,6 +25,7 @@ from elastic.serve.grpc import (
     status_of,
 )
 from elastic.serve.inputs import Preparation, modality_of
+from elastic.serve.observer import Observer, Observers, Outcome
 from elastic.serve.resident import ResidentModel
 
 
@@ -40,13 +42,21 @@ def load_fronts(model: ResidentModel, config: ServeConfig) -> dict[Modality, Fro
 class EmbeddingService:
     """One replica: the resident model, its engine and its decoding threads."""
 
-    def __init__(self, model: ResidentModel, engine: Engine, preparation: Preparation, config: ServeConfig) -> None:
+    def __init__(
+        self,
+        model: ResidentModel,
+        engine: Engine,
+        preparation: Preparation,
+        config: ServeConfig,
+        observer: Observer,
+    ) -> None:
         self._model, self._engine, self._preparation, self._config = model, engine, preparation, config
+        self._observer = observer
         self._limits = Limits(config.max_items_per_call, config.default_latency_ms)
 
     @classmethod
-    def load(cls, config: ServeConfig) -> "EmbeddingService":
-        """Load the model and its tables and warm every submodel up.
+    def load(cls, config: ServeConfig, observers: Sequence[Observer] = ()) -> "EmbeddingService":
+        """Load the model and its tables and warm every submodel up; the observers hear of all that happens.
 
         Raises:
             CheckpointError: no model there, or a damaged one.
@@ -65,13 +75,15 @@ class EmbeddingService:
             max_text_chars=config.max_text_chars,
             num_threads=config.decode_threads,
         )
+        observer = Observers(observers)
         engine = Engine(
             fronts,
             model.compute,
             max_waiting_items=config.max_waiting_items,
             reply_margin_ms=config.reply_margin_ms,
+            on_batch=observer.batch_ran,
         )
-        return cls(model, engine, preparation, config)
+        return cls(model, engine, preparation, config, observer)
 
     async def embed(self, request: pb.EmbedRequest, context: Context | None) -> pb.EmbedReply:
         """Embed every input; `context` carries the client's absolute deadline, if it sent one.
@@ -80,18 +92,23 @@ class EmbeddingService:
             ElasticError: whatever is wrong with the request or in its way; `grpc.STATUS` says what becomes of it.
         """
         arrived_ms = self._engine.clock()
-        slo = read_slo(request, self._limits)
-        contents = read_contents(request, self._limits)
-        budget_ms = slo.latency_ms if context is None else remaining_ms(context, slo.latency_ms)
-        asked = Request(
-            modalities=tuple(modality_of(content) for content in contents),
-            slo=slo,
-            arrived_ms=arrived_ms,
-            deadline_ms=arrived_ms + budget_ms,
-        )
-        computed = await self._engine.embed(asked, lambda: self._preparation.prepare(contents))
-        now_ms = self._engine.clock()
-        return embed_reply(computed, self._model.version, now_ms - arrived_ms, asked.deadline_ms - now_ms)
+        asked: Request | None = None
+        try:
+            slo = read_slo(request, self._limits)
+            contents = read_contents(request, self._limits)
+            budget_ms = slo.latency_ms if context is None else remaining_ms(context, slo.latency_ms)
+            asked = Request(
+                modalities=tuple(modality_of(content) for content in contents),
+                slo=slo,
+                arrived_ms=arrived_ms,
+                deadline_ms=arrived_ms + budget_ms,
+            )
+            computed = await self._engine.embed(asked, lambda: self._preparation.prepare(contents))
+        except BaseException as error:
+            self._tell(asked, arrived_ms, (), error)
+            raise
+        outcome = self._tell(asked, arrived_ms, computed, None)
+        return embed_reply(computed, self._model.version, outcome.total_ms, outcome.slack_ms)
 
     async def embed_stream(self, requests: AsyncIterable[pb.EmbedStreamRequest]) -> AsyncIterator[pb.EmbedStreamReply]:
         """Answers as they become ready; a request that fails does not end the stream."""
@@ -165,6 +182,15 @@ class EmbeddingService:
         """Stop computing and decoding."""
         self._engine.close()
         self._preparation.close()
+
+    def _tell(
+        self, asked: Request | None, arrived_ms: float, computed: Sequence[Computed], error: BaseException | None
+    ) -> Outcome:
+        now_ms = self._engine.clock()
+        slack_ms = math.nan if asked is None else asked.deadline_ms - now_ms
+        outcome = Outcome(asked, computed, error, now_ms - arrived_ms, slack_ms)
+        self._observer.request_finished(outcome)
+        return outcome
 
     async def _stream_answer(self, message: pb.EmbedStreamRequest) -> pb.EmbedStreamReply:
         (outcome,) = await asyncio.gather(self.embed(message.request, None), return_exceptions=True)

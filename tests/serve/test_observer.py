@@ -1,0 +1,77 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.errors import InvalidRequest, SloInfeasible
+from elastic.serve.config import ServeConfig
+from elastic.serve.engine import RanBatch
+from elastic.serve.observer import Observer, Observers, Outcome
+from elastic.serve.service import EmbeddingService
+
+
+class Recorder(Observer):
+    """Keeps all it hears."""
+
+    def __init__(self) -> None:
+        self.batches: list[RanBatch] = []
+        self.outcomes: list[Outcome] = []
+
+    def batch_ran(self, batch: RanBatch) -> None:
+        self.batches.append(batch)
+
+    def request_finished(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def service(tiny_run: Path, recorder: Recorder) -> EmbeddingService:
+    return EmbeddingService.load(ServeConfig(run=tiny_run), [recorder])
+
+
+def ask(service: EmbeddingService, texts: list[str], latency_ms: float) -> pb.EmbedReply:
+    inputs = [pb.Input(text=text) for text in texts]
+    return asyncio.run(service.embed(pb.EmbedRequest(inputs=inputs, slo=pb.Slo(latency_ms=latency_ms)), None))
+
+
+def test_an_answer_is_heard_with_the_times_of_its_reply(service: EmbeddingService, recorder: Recorder) -> None:
+    reply = ask(service, ["a cat", "a house"], 60_000)
+    (outcome,) = recorder.outcomes
+    assert outcome.met and outcome.request is not None and len(outcome.computed) == 2
+    assert (outcome.total_ms, outcome.slack_ms) == (reply.total_ms, reply.slack_ms)
+
+
+def test_every_batch_is_heard_once(service: EmbeddingService, recorder: Recorder) -> None:
+    ask(service, ["a cat", "a house"], 60_000)
+    assert sum(len(batch.run.works) for batch in recorder.batches) == 2
+    assert all(batch.compute_ms > 0 for batch in recorder.batches)
+
+
+def test_a_refusal_is_heard_with_its_error(service: EmbeddingService, recorder: Recorder) -> None:
+    with pytest.raises(SloInfeasible):
+        ask(service, ["a cat"], 2.0)
+    (outcome,) = recorder.outcomes
+    assert isinstance(outcome.error, SloInfeasible) and not outcome.met and not outcome.computed
+
+
+def test_a_request_that_cannot_be_read_is_heard_without_one(service: EmbeddingService, recorder: Recorder) -> None:
+    with pytest.raises(InvalidRequest):
+        ask(service, [], 60_000)
+    (outcome,) = recorder.outcomes
+    assert outcome.request is None and isinstance(outcome.error, InvalidRequest)
+
+
+def test_all_observers_hear_the_same(service: EmbeddingService, recorder: Recorder) -> None:
+    ask(service, ["a cat"], 60_000)
+    first, second = Recorder(), Recorder()
+    both = Observers([first, second])
+    both.request_finished(recorder.outcomes[0])
+    both.batch_ran(recorder.batches[0])
+    assert first.outcomes == second.outcomes == recorder.outcomes
+    assert first.batches == second.batches == recorder.batches
