@@ -24,7 +24,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from elastic.errors import ConfigError, ServerUnavailable
 from elastic.serve.config import ServeConfig
 from elastic.serve.resident import ResidentModel
-from elastic.serve.service import load_fronts
+from elastic.serve.served import load_fronts
 
 APP_NAME = "elastic"
 READY_TIMEOUT_S = 120.0

@@ -3,16 +3,11 @@
 import asyncio
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from pathlib import Path
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.profile.device import device_fingerprint
-from elastic.profile.store import load_latency, load_quality
-from elastic.profile.tables import Modality
-from elastic.serve.batching import Front
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import Computed, Engine, Request
-from elastic.serve.front import build_fronts
 from elastic.serve.grpc import (
     MODALITIES,
     Context,
@@ -24,66 +19,38 @@ from elastic.serve.grpc import (
     remaining_ms,
     status_of,
 )
-from elastic.serve.inputs import Preparation, modality_of
+from elastic.serve.inputs import modality_of
 from elastic.serve.observer import Observer, Observers, Outcome
-from elastic.serve.resident import ResidentModel
-
-
-def load_fronts(model: ResidentModel, config: ServeConfig) -> dict[Modality, Front]:
-    """What can be chosen, from the tables of the run.
-
-    Raises:
-        ProfileError: missing, of another device (unless forced), or without what is configured.
-    """
-    latency = load_latency(config.run, device_fingerprint(), any_device=config.force_foreign_tables)
-    return build_fronts(latency, load_quality(config.run), model.spaces, config)
+from elastic.serve.served import Served
 
 
 class EmbeddingService:
-    """One replica: the resident model, its engine and its decoding threads."""
+    """The calls of one replica, each answered by the model that was served when it arrived."""
 
-    def __init__(
-        self,
-        model: ResidentModel,
-        engine: Engine,
-        preparation: Preparation,
-        config: ServeConfig,
-        observer: Observer,
-    ) -> None:
-        self._model, self._engine, self._preparation, self._config = model, engine, preparation, config
-        self._observer = observer
+    def __init__(self, served: Served, config: ServeConfig, observer: Observer) -> None:
+        self._served, self._config, self.observer = served, config, observer
         self._limits = Limits(config.max_items_per_call, config.default_latency_ms)
 
     @classmethod
     def load(cls, config: ServeConfig, observers: Sequence[Observer] = ()) -> "EmbeddingService":
-        """Load the model and its tables and warm every submodel up; the observers hear of all that happens.
+        """Serve the run that the settings name, warm; the observers hear of all that happens.
 
         Raises:
             CheckpointError: no model there, or a damaged one.
             ProfileError: no usable table for this device.
         """
-        model = ResidentModel.load(config.run, config.dtype)
-        fronts = load_fronts(model, config)
-        for modality, front in fronts.items():
-            model.warm_up(modality, [level.submodel for level in front.levels], (1, front.max_batch_size))
-        text = model.manifest.encoder.text
-        preparation = Preparation(
-            model.manifest.preprocess,
-            model.tokenizer,
-            max_tokens=0 if text is None else text.max_tokens,
-            max_pixels=config.max_image_pixels,
-            max_text_chars=config.max_text_chars,
-            num_threads=config.decode_threads,
-        )
         observer = Observers(observers)
-        engine = Engine(
-            fronts,
-            model.compute,
-            max_waiting_items=config.max_waiting_items,
-            reply_margin_ms=config.reply_margin_ms,
-            on_batch=observer.batch_ran,
-        )
-        return cls(model, engine, preparation, config, observer)
+        return cls(Served.load(config, observer), config, observer)
+
+    @property
+    def served(self) -> Served:
+        """What answers the next call."""
+        return self._served
+
+    def swap(self, served: Served) -> None:
+        """Answer every further call with another model; calls under way end on the one they began with."""
+        self._served, old = served, self._served
+        old.retire()
 
     async def embed(self, request: pb.EmbedRequest, context: Context | None) -> pb.EmbedReply:
         """Embed every input; `context` carries the client's absolute deadline, if it sent one.
@@ -91,8 +58,16 @@ class EmbeddingService:
         Raises:
             ElasticError: whatever is wrong with the request or in its way; `grpc.STATUS` says what becomes of it.
         """
-        arrived_ms = self._engine.clock()
-        asked: Request | None = None
+        served = self._served
+        with served.in_use():
+            computed, outcome = await self._embed(served, request, context)
+            return embed_reply(computed, served.version, outcome.total_ms, outcome.slack_ms)
+
+    async def _embed(
+        self, served: Served, request: pb.EmbedRequest, context: Context | None
+    ) -> tuple[Sequence[Computed], Outcome]:
+        engine, asked = served.engine, None
+        arrived_ms = engine.clock()
         try:
             slo = read_slo(request, self._limits)
             contents = read_contents(request, self._limits)
@@ -103,12 +78,11 @@ class EmbeddingService:
                 arrived_ms=arrived_ms,
                 deadline_ms=arrived_ms + budget_ms,
             )
-            computed = await self._engine.embed(asked, lambda: self._preparation.prepare(contents))
+            computed = await engine.embed(asked, lambda: served.preparation.prepare(contents))
         except BaseException as error:
-            self._tell(asked, arrived_ms, (), error)
+            self._tell(engine, asked, arrived_ms, (), error)
             raise
-        outcome = self._tell(asked, arrived_ms, computed, None)
-        return embed_reply(computed, self._model.version, outcome.total_ms, outcome.slack_ms)
+        return computed, self._tell(engine, asked, arrived_ms, computed)
 
     async def embed_stream(self, requests: AsyncIterable[pb.EmbedStreamRequest]) -> AsyncIterator[pb.EmbedStreamReply]:
         """Answers as they become ready; a request that fails does not end the stream."""
@@ -143,8 +117,8 @@ class EmbeddingService:
 
     def info(self) -> pb.InfoReply:
         """What there is to choose from, as predicted now, and the limits."""
-        config, costs = self._config, self._engine.costs()
-        widths = self._model.encoder.space.embed_dims
+        config, served, costs = self._config, self._served, self._served.engine.costs()
+        widths = served.model.encoder.space.embed_dims
         submodels = [
             pb.SubmodelInfo(
                 modality=MODALITIES[modality],
@@ -153,14 +127,14 @@ class EmbeddingService:
                 predicted_ms=costs.ms(modality, index, 1),
                 quality=[level.quality.get(width, 0.0) for width in widths],
             )
-            for modality, front in self._engine.fronts.items()
+            for modality, front in served.engine.fronts.items()
             for index, level in enumerate(front.levels)
         ]
         return pb.InfoReply(
-            model_name=Path(config.run).resolve().name,
-            model_version=self._model.version,
+            model_name=served.name,
+            model_version=served.version,
             device=str(device_fingerprint()),
-            modalities=[MODALITIES[modality] for modality in self._engine.fronts],
+            modalities=[MODALITIES[modality] for modality in served.engine.fronts],
             embed_dims=widths,
             submodels=submodels,
             limits=pb.Limits(
@@ -171,25 +145,29 @@ class EmbeddingService:
                 max_waiting_items=config.max_waiting_items,
                 default_latency_ms=config.default_latency_ms,
             ),
-            image_formats=self._preparation.formats,
+            image_formats=served.preparation.formats,
         )
 
     async def canary(self) -> bool:
         """Whether the model still answers a fixed input correctly, in its own thread."""
-        return await self._engine.run_in_model_thread(self._model.is_sane)
+        return await self._served.canary()
 
     def close(self) -> None:
         """Stop computing and decoding."""
-        self._engine.close()
-        self._preparation.close()
+        self._served.close()
 
     def _tell(
-        self, asked: Request | None, arrived_ms: float, computed: Sequence[Computed], error: BaseException | None
+        self,
+        engine: Engine,
+        asked: Request | None,
+        arrived_ms: float,
+        computed: Sequence[Computed],
+        error: BaseException | None = None,
     ) -> Outcome:
-        now_ms = self._engine.clock()
+        now_ms = engine.clock()
         slack_ms = math.nan if asked is None else asked.deadline_ms - now_ms
         outcome = Outcome(asked, computed, error, now_ms - arrived_ms, slack_ms)
-        self._observer.request_finished(outcome)
+        self.observer.request_finished(outcome)
         return outcome
 
     async def _stream_answer(self, message: pb.EmbedStreamRequest) -> pb.EmbedStreamReply:

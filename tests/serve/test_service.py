@@ -10,7 +10,10 @@ from elastic.checkpoint import load_model
 from elastic.errors import InvalidRequest
 from elastic.serve.config import ServeConfig
 from elastic.serve.inputs import Preparation
+from elastic.serve.observer import Observer
+from elastic.serve.served import Served
 from elastic.serve.service import EmbeddingService
+from tests.serve.conftest import write_tiny_run
 
 RELAXED = pb.Slo(latency_ms=60_000.0)
 
@@ -122,3 +125,34 @@ def test_the_canary_passes_and_closing_stops_it(service: EmbeddingService) -> No
     service.close()
     with pytest.raises(RuntimeError, match="shutdown"):
         asyncio.run(service.canary())
+
+
+@pytest.fixture
+def other_run(tmp_path: Path) -> Path:
+    return write_tiny_run(tmp_path / "other", seed=1)
+
+
+def test_a_call_ends_on_the_model_it_began_with_and_the_next_gets_the_new_one(
+    service: EmbeddingService, other_run: Path, png: bytes
+) -> None:
+    old, new = service.served, Served.load(ServeConfig(run=other_run), Observer())
+    request = pb.EmbedRequest(inputs=[pb.Input(image=png), pb.Input(text="a cat")], slo=RELAXED)
+
+    async def call_and_swap() -> tuple[pb.EmbedReply, pb.EmbedReply]:
+        first = asyncio.create_task(service.embed(request, None))
+        await asyncio.sleep(0)
+        assert old.num_calls == 1
+        service.swap(new)
+        return await first, await service.embed(request, None)
+
+    first, second = asyncio.run(call_and_swap())
+    assert (first.model_version, second.model_version) == (old.version, new.version)
+    assert old.version != new.version
+    assert first.embeddings[0].values_f32 != second.embeddings[0].values_f32
+
+
+def test_info_and_the_canary_are_those_of_the_new_model(service: EmbeddingService, other_run: Path) -> None:
+    new = Served.load(ServeConfig(run=other_run), Observer())
+    service.swap(new)
+    assert (service.info().model_name, service.info().model_version) == ("other", new.version)
+    assert asyncio.run(service.canary())

@@ -1,0 +1,103 @@
+"""One model that answers: its weights, what can be chosen, its model thread and its decoding threads.
+
+Everything that belongs to one run and must change together when another run takes its place.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from elastic.profile.device import device_fingerprint
+from elastic.profile.store import load_latency, load_quality
+from elastic.profile.tables import Modality
+from elastic.serve.batching import Front
+from elastic.serve.config import ServeConfig
+from elastic.serve.engine import Engine
+from elastic.serve.front import build_fronts
+from elastic.serve.inputs import Preparation
+from elastic.serve.observer import Observer
+from elastic.serve.resident import ResidentModel
+
+
+class Served:
+    """A warm model and its threads; closes itself once it is retired and the last call that uses it has ended."""
+
+    def __init__(self, name: str, model: ResidentModel, engine: Engine, preparation: Preparation) -> None:
+        self.name, self.model, self.engine, self.preparation = name, model, engine, preparation
+        self.num_calls = 0
+        self._is_retired = False
+
+    @classmethod
+    def load(cls, config: ServeConfig, observer: Observer) -> "Served":
+        """Load the model and its tables and warm every submodel up; the observer hears of every batch.
+
+        Raises:
+            CheckpointError: no model there, or a damaged one.
+            ProfileError: no usable table for this device.
+        """
+        model = ResidentModel.load(config.run, config.dtype)
+        fronts = load_fronts(model, config)
+        for modality, front in fronts.items():
+            model.warm_up(modality, [level.submodel for level in front.levels], (1, front.max_batch_size))
+        engine = Engine(
+            fronts,
+            model.compute,
+            max_waiting_items=config.max_waiting_items,
+            reply_margin_ms=config.reply_margin_ms,
+            on_batch=observer.batch_ran,
+        )
+        return cls(config.run.resolve().name, model, engine, _preparation(model, config))
+
+    @property
+    def version(self) -> str:
+        """Identity of the weights."""
+        return self.model.version
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it open until the block ends, retired or not."""
+        self.num_calls += 1
+        try:
+            yield
+        finally:
+            self.num_calls -= 1
+            self._close_if_done()
+
+    def retire(self) -> None:
+        """No further call will use it: close it when those that do have ended."""
+        self._is_retired = True
+        self._close_if_done()
+
+    async def canary(self) -> bool:
+        """Whether the model still answers a fixed input correctly, in its own thread."""
+        return await self.engine.run_in_model_thread(self.model.is_sane)
+
+    def close(self) -> None:
+        """Stop computing and decoding."""
+        self.engine.close()
+        self.preparation.close()
+
+    def _close_if_done(self) -> None:
+        if self._is_retired and not self.num_calls:
+            self.close()
+
+
+def load_fronts(model: ResidentModel, config: ServeConfig) -> dict[Modality, Front]:
+    """What can be chosen, from the tables of the run.
+
+    Raises:
+        ProfileError: missing, of another device (unless forced), or without what is configured.
+    """
+    latency = load_latency(config.run, device_fingerprint(), any_device=config.force_foreign_tables)
+    return build_fronts(latency, load_quality(config.run), model.spaces, config)
+
+
+def _preparation(model: ResidentModel, config: ServeConfig) -> Preparation:
+    text = model.manifest.encoder.text
+    return Preparation(
+        model.manifest.preprocess,
+        model.tokenizer,
+        max_tokens=0 if text is None else text.max_tokens,
+        max_pixels=config.max_image_pixels,
+        max_text_chars=config.max_text_chars,
+        num_threads=config.decode_threads,
+    )
