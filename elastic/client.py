@@ -30,6 +30,7 @@ from elastic.errors import (
     ServerUnavailable,
     SloInfeasible,
 )
+from elastic.quantise import DTYPES, Dtype, Output, dequantise, from_bytes
 from elastic.submodel import Slo, Submodel
 
 DEFAULT_ADDRESS = "127.0.0.1:9000"
@@ -43,17 +44,36 @@ FIRST_BACKOFF_S = 0.02
 _PUBLIC_ERRORS = {
     kind.__name__: kind for kind in (InvalidRequest, RequestTooLarge, SloInfeasible, Overloaded, DeadlineExceeded)
 }
+_DTYPE_OF: dict[int, Dtype] = {pb.Dtype.Value(f"DTYPE_{name.upper()}"): name for name in DTYPES}
 _TOO_LARGE = re.compile(r"larger than max \((\d+) vs\.? (\d+)\)")
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Vector:
+    """An embedding at one width, written as one dtype; `elastic.quantise` says what each is."""
+
+    values: np.ndarray
+    """`[embed_dim]`, or an eighth of that (rounded up) of packed bits."""
+    dtype: Dtype
+    embed_dim: int
+    scale: float
+    """What leads back from int8 and uint8; 1 for the others."""
+    quality: float
+    """Measured recall@1 at this width, before quantisation."""
+
+    def dequantised(self) -> np.ndarray:
+        """The float32 vector `[embed_dim]` that the values stand for."""
+        return dequantise(self.values, self.dtype, self.embed_dim, self.scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
     """One embedding, and how the server came to it."""
 
-    values: np.ndarray
-    """float32 `[embed_dim]`, L2-normalised."""
+    vectors: tuple[Vector, ...]
+    """One per output that was asked for, in that order; from the same forward pass."""
     modality: str
     submodel: Submodel
     granularity: str
@@ -77,6 +97,11 @@ class Embedding:
     """What kept the server from a larger submodel: none, deadline or backlog."""
     reason: str
     model_version: str
+
+    @property
+    def values(self) -> np.ndarray:
+        """The first vector's: float32 `[embed_dim]` and L2-normalised, unless outputs or a dtype were asked for."""
+        return self.vectors[0].values
 
 
 class Client:
@@ -115,6 +140,8 @@ class Client:
         embed_dim: int | tuple[int, int] | None = None,
         min_quality: float | None = None,
         priority: int = 0,
+        dtype: Dtype = "float32",
+        outputs: Sequence[Output] = (),
     ) -> list[Embedding]:
         """Embeddings of all images, then of all texts; all of them or an error.
 
@@ -125,6 +152,8 @@ class Client:
             embed_dim: exact width, or an inclusive range `(min, max)` of which the best is taken; by default full.
             min_quality: least measured recall@1 of the submodel and width.
             priority: larger goes first among requests with equal deadlines.
+            dtype: what the values are: float32, float16, int8, uint8, binary or ubinary (`elastic.quantise`).
+            outputs: several widths and dtypes at once, in place of `dtype`.
 
         Raises:
             InvalidRequest: an input or the objective is malformed; `field` says which.
@@ -136,7 +165,8 @@ class Client:
         """
         slo = _slo_message(latency_slo_ms, embed_dim, min_quality, priority)
         inputs = [_input_message(image) for image in images] + [_input_message(text) for text in texts]
-        return _embeddings(self._call(self._stub.Embed, pb.EmbedRequest(inputs=inputs, slo=slo), latency_slo_ms))
+        request = pb.EmbedRequest(inputs=inputs, slo=slo, outputs=_output_messages(dtype, outputs))
+        return _embeddings(self._call(self._stub.Embed, request, latency_slo_ms))
 
     def embed_stream(
         self,
@@ -146,6 +176,8 @@ class Client:
         embed_dim: int | tuple[int, int] | None = None,
         min_quality: float | None = None,
         priority: int = 0,
+        dtype: Dtype = "float32",
+        outputs: Sequence[Output] = (),
     ) -> Iterator[tuple[int, Embedding | ElasticError]]:
         """Embed many inputs over one stream, each a request of its own: (position, embedding or its error).
 
@@ -156,10 +188,11 @@ class Client:
             ServerUnavailable: nothing answers, or the stream broke.
         """
         slo = _slo_message(latency_slo_ms, embed_dim, min_quality, priority)
+        forms = _output_messages(dtype, outputs)
 
         def messages() -> Iterator[pb.EmbedStreamRequest]:
             for position, item in enumerate(inputs):
-                request = pb.EmbedRequest(inputs=[_input_message(item)], slo=slo)
+                request = pb.EmbedRequest(inputs=[_input_message(item)], slo=slo, outputs=forms)
                 yield pb.EmbedStreamRequest(id=position, request=request)
 
         try:
@@ -267,6 +300,13 @@ def _slo_message(
     return message
 
 
+def _output_messages(dtype: Dtype, outputs: Sequence[Output]) -> list[pb.Output]:
+    if dtype != "float32" and outputs:
+        raise InvalidRequest("dtype", "stands for one output; leave it out beside outputs")
+    listed = outputs or ([] if dtype == "float32" else [Output(dtype=dtype)])
+    return [pb.Output(embed_dim=item.embed_dim, dtype=f"DTYPE_{item.dtype.upper()}") for item in listed]
+
+
 def _embeddings(reply: pb.EmbedReply) -> list[Embedding]:
     return [_embedding(item, reply) for item in reply.embeddings]
 
@@ -274,7 +314,7 @@ def _embeddings(reply: pb.EmbedReply) -> list[Embedding]:
 def _embedding(item: pb.Embedding, reply: pb.EmbedReply) -> Embedding:
     why = item.explanation
     return Embedding(
-        values=np.frombuffer(item.values_f32, "<f4").astype(np.float32),
+        vectors=_vectors(item),
         modality=pb.Modality.Name(why.modality).removeprefix("MODALITY_").lower(),
         submodel=Submodel.parse(why.submodel),
         granularity=why.granularity,
@@ -292,3 +332,15 @@ def _embedding(item: pb.Embedding, reply: pb.EmbedReply) -> Embedding:
         reason=why.reason,
         model_version=reply.model_version,
     )
+
+
+def _vectors(item: pb.Embedding) -> tuple[Vector, ...]:
+    if item.vectors:
+        return tuple(_vector(message) for message in item.vectors)
+    why = item.explanation
+    return (Vector(from_bytes(item.values_f32, "float32"), "float32", why.embed_dim, 1.0, why.quality),)
+
+
+def _vector(message: pb.Vector) -> Vector:
+    dtype = _DTYPE_OF[message.dtype]
+    return Vector(from_bytes(message.values, dtype), dtype, message.embed_dim, message.scale, message.quality)

@@ -24,6 +24,7 @@ from elastic.errors import (
     ServerUnavailable,
     SloInfeasible,
 )
+from elastic.quantise import Output
 from elastic.submodel import Submodel
 
 OVERLOADED = '{"type": "Overloaded", "fields": ["busy", 12.5]}'
@@ -110,6 +111,33 @@ def test_an_answer_is_a_numpy_array_with_its_explanation(client: Client) -> None
     assert found.values.flags.writeable
     assert (found.submodel, found.granularity, found.modality) == (Submodel((16, 16)), "S", "image")
     assert (found.limited_by, found.batch_size, found.model_version, found.slo_met) == ("deadline", 2, "v1", True)
+
+
+def test_one_dtype_is_one_output_and_float32_is_none(client: Client, service: FakeService) -> None:
+    client.embed(texts=["x"])
+    client.embed(texts=["x"], dtype="int8")
+    assert [list(request.outputs) for request in service.requests] == [[], [pb.Output(dtype=pb.DTYPE_INT8)]]
+
+
+def test_outputs_are_sent_in_order_and_come_back_as_arrays(client: Client, service: FakeService) -> None:
+    wide = pb.Vector(embed_dim=4, dtype=pb.DTYPE_INT8, values=b"\x7f\x81\x00\x40", scale=0.005, quality=0.5)
+    bits = pb.Vector(embed_dim=2, dtype=pb.DTYPE_BINARY, values=b"\x00", scale=1.0, quality=0.25)
+    why = pb.Explanation(submodel="ffn=16x2", modality=pb.MODALITY_TEXT)
+    answer = pb.EmbedReply(embeddings=[pb.Embedding(vectors=[wide, bits], explanation=why)])
+    service.respond = lambda context: answer
+    (found,) = client.embed(texts=["x"], outputs=[Output(4, "int8"), Output(2, "binary")])
+    sent = [pb.Output(embed_dim=4, dtype=pb.DTYPE_INT8), pb.Output(embed_dim=2, dtype=pb.DTYPE_BINARY)]
+    assert list(service.requests[0].outputs) == sent
+    assert found.values.tolist() == found.vectors[0].values.tolist() == [127, -127, 0, 64]
+    assert found.vectors[0].dequantised().tolist() == pytest.approx([0.635, -0.635, 0.0, 0.32])
+    assert found.vectors[1].dequantised() == pytest.approx(np.array([1.0, -1.0]) / np.sqrt(2))
+    assert [vector.quality for vector in found.vectors] == [0.5, 0.25]
+
+
+def test_a_dtype_beside_outputs_is_refused_before_it_is_sent(client: Client, service: FakeService) -> None:
+    with pytest.raises(InvalidRequest, match="beside outputs"):
+        client.embed(texts=["x"], dtype="int8", outputs=[Output(4)])
+    assert service.requests == []
 
 
 def test_images_go_before_texts_and_paths_are_read(client: Client, service: FakeService, tmp_path: Path) -> None:

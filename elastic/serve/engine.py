@@ -41,8 +41,10 @@ class Request:
 class Computed:
     """One embedding and how it came about."""
 
-    values: np.ndarray
-    """float32, L2-normalised, as wide as decided."""
+    embedding: np.ndarray
+    """Of full width, as the model gave it: any narrower one is `elastic.quantise.cut` from it."""
+    embed_dim: int
+    """The width that was decided."""
     modality: Modality
     level: Level
     quality: float
@@ -307,9 +309,9 @@ class Engine:
         self, run: Run, level: Level, member: _Pending, embedding: np.ndarray, started_ms: float, compute_ms: float
     ) -> Computed:
         width = level.width(member.slo)
-        cut = np.asarray(embedding[:width], np.float32)
         return Computed(
-            values=cut / max(float(np.linalg.norm(cut)), 1e-12),
+            embedding=embedding,
+            embed_dim=width,
             modality=member.work.modality,
             level=level,
             quality=level.quality[width],

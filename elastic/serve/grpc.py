@@ -21,7 +21,9 @@ from elastic import errors
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.errors import ElasticError, InvalidRequest, Overloaded, RequestTooLarge
 from elastic.profile.tables import Modality
+from elastic.quantise import Output, cut
 from elastic.serve.engine import Computed
+from elastic.serve.outputs import vector_messages
 from elastic.serve.policy import Limit
 from elastic.submodel import Slo
 
@@ -190,10 +192,12 @@ def remaining_ms(context: Context, latency_ms: float, unix_ms: Callable[[], floa
     return latency_ms
 
 
-def embed_reply(computed: Sequence[Computed], version: str, total_ms: float, slack_ms: float) -> pb.EmbedReply:
+def embed_reply(
+    computed: Sequence[Computed], outputs: Sequence[Output], version: str, total_ms: float, slack_ms: float
+) -> pb.EmbedReply:
     """The answer to a request and its explanation."""
     return pb.EmbedReply(
-        embeddings=[embedding_message(item) for item in computed],
+        embeddings=[embedding_message(item, outputs) for item in computed],
         model_version=version,
         total_ms=total_ms,
         slack_ms=slack_ms,
@@ -201,13 +205,13 @@ def embed_reply(computed: Sequence[Computed], version: str, total_ms: float, sla
     )
 
 
-def embedding_message(item: Computed) -> pb.Embedding:
-    """One embedding with its explanation."""
+def embedding_message(item: Computed, outputs: Sequence[Output]) -> pb.Embedding:
+    """One embedding in every form that the request lists, float32 if it lists none, with its explanation."""
     explanation = pb.Explanation(
         modality=MODALITIES[item.modality],
         submodel=str(item.level.submodel),
         granularity=item.level.name,
-        embed_dim=len(item.values),
+        embed_dim=item.embed_dim,
         quality=item.quality,
         queue_ms=item.queue_ms,
         compute_ms=item.compute_ms,
@@ -217,4 +221,8 @@ def embedding_message(item: Computed) -> pb.Embedding:
         limited_by=LIMITS[item.limit],
         reason=f"{item.level.name} in a batch of {item.batch_size}: {item.limit.value}",
     )
-    return pb.Embedding(values_f32=item.values.astype("<f4").tobytes(), explanation=explanation)
+    if outputs:
+        vectors = vector_messages(item.embedding, item.embed_dim, item.level, outputs)
+        return pb.Embedding(vectors=vectors, explanation=explanation)
+    values_f32 = cut(item.embedding, item.embed_dim).astype("<f4").tobytes()
+    return pb.Embedding(values_f32=values_f32, explanation=explanation)

@@ -3,7 +3,7 @@
 Everything that belongs to one run and must change together when another run takes its place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from elastic.profile.device import device_fingerprint
@@ -51,6 +51,12 @@ class Served:
     def version(self) -> str:
         """Identity of the weights."""
         return self.model.version
+
+    def widths(self, modalities: Iterable[Modality]) -> list[int]:
+        """The trained widths at which every one of these modalities was evaluated."""
+        fronts = [self.engine.fronts[modality] for modality in set(modalities) if modality in self.engine.fronts]
+        trained = self.model.encoder.space.embed_dims
+        return [width for width in trained if all(width in front.levels[-1].quality for front in fronts)]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.profile.device import device_fingerprint
+from elastic.profile.tables import Modality
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import Computed, Engine, Request
 from elastic.serve.grpc import (
@@ -21,6 +22,7 @@ from elastic.serve.grpc import (
 )
 from elastic.serve.inputs import modality_of
 from elastic.serve.observer import Observer, Observers, Outcome
+from elastic.serve.outputs import read_outputs, with_width_of
 from elastic.serve.served import Served
 
 
@@ -60,20 +62,19 @@ class EmbeddingService:
         """
         served = self._served
         with served.in_use():
-            computed, outcome = await self._embed(served, request, context)
-            return embed_reply(computed, served.version, outcome.total_ms, outcome.slack_ms)
+            return await self._embed(served, request, context)
 
-    async def _embed(
-        self, served: Served, request: pb.EmbedRequest, context: Context | None
-    ) -> tuple[Sequence[Computed], Outcome]:
+    async def _embed(self, served: Served, request: pb.EmbedRequest, context: Context | None) -> pb.EmbedReply:
         engine, asked = served.engine, None
         arrived_ms = engine.clock()
         try:
-            slo = read_slo(request, self._limits)
             contents = read_contents(request, self._limits)
+            modalities: tuple[Modality, ...] = tuple(modality_of(content) for content in contents)
+            outputs = read_outputs(request, served.widths(modalities))
+            slo = with_width_of(outputs, read_slo(request, self._limits))
             budget_ms = slo.latency_ms if context is None else remaining_ms(context, slo.latency_ms)
             asked = Request(
-                modalities=tuple(modality_of(content) for content in contents),
+                modalities=modalities,
                 slo=slo,
                 arrived_ms=arrived_ms,
                 deadline_ms=arrived_ms + budget_ms,
@@ -82,7 +83,8 @@ class EmbeddingService:
         except BaseException as error:
             self._tell(engine, asked, arrived_ms, (), error)
             raise
-        return computed, self._tell(engine, asked, arrived_ms, computed)
+        outcome = self._tell(engine, asked, arrived_ms, computed)
+        return embed_reply(computed, outputs, served.version, outcome.total_ms, outcome.slack_ms)
 
     async def embed_stream(self, requests: AsyncIterable[pb.EmbedStreamRequest]) -> AsyncIterator[pb.EmbedStreamReply]:
         """Answers as they become ready; a request that fails does not end the stream."""

@@ -20,7 +20,7 @@ REFUSAL = SloInfeasible("latency_ms=0.1", "the fastest needs 1.0 ms", "raise it"
 
 def embedding(granularity: str = "S", quality: float = 0.4, predicted_ms: float = 1.0) -> demo.Embedding:
     return demo.Embedding(
-        values=np.ones(1, dtype=np.float32),
+        vectors=(),
         modality="image",
         submodel=Submodel((8,)),
         granularity=granularity,

@@ -185,9 +185,9 @@ def test_a_deadline_that_is_no_time_is_refused(value: str) -> None:
 
 
 def test_a_reply_says_what_ran_and_whether_it_was_in_time(front: Front) -> None:
-    values = np.array([0.6, 0.8], np.float32)
-    computed = Computed(values, "image", front.levels[1], 0.4, 1.0, 8.5, 8.0, 2.0, 3, Limit.DEADLINE)
-    reply = embed_reply([computed], "abc", total_ms=12.0, slack_ms=-2.0)
+    whole = np.array([3.0, 4.0, 100.0], np.float32)
+    computed = Computed(whole, 2, "image", front.levels[1], 0.4, 1.0, 8.5, 8.0, 2.0, 3, Limit.DEADLINE)
+    reply = embed_reply([computed], (), "abc", total_ms=12.0, slack_ms=-2.0)
     why = reply.embeddings[0].explanation
     assert np.frombuffer(reply.embeddings[0].values_f32, "<f4") == pytest.approx([0.6, 0.8])
     assert (why.granularity, why.submodel, why.embed_dim, why.batch_size) == ("M", "ffn=32x2", 2, 3)

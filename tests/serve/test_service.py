@@ -7,7 +7,7 @@ import pytest
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.checkpoint import load_model
-from elastic.errors import InvalidRequest
+from elastic.errors import InvalidRequest, SloInfeasible
 from elastic.serve.config import ServeConfig
 from elastic.serve.inputs import Preparation
 from elastic.serve.observer import Observer
@@ -50,6 +50,33 @@ def test_a_width_is_cut_and_normalised_again(service: EmbeddingService, png: byt
     cut = embed(service, pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=slo)).embeddings[0]
     head = np.frombuffer(full.values_f32, "<f4")[:8]
     assert np.frombuffer(cut.values_f32, "<f4") == pytest.approx(head / np.linalg.norm(head), abs=1e-6)
+
+
+def test_several_outputs_come_from_one_forward_pass(service: EmbeddingService, png: bytes) -> None:
+    outputs = [pb.Output(embed_dim=8, dtype=pb.DTYPE_UBINARY), pb.Output(embed_dim=32), pb.Output(embed_dim=8)]
+    inputs = [pb.Input(image=png), pb.Input(text="a cat")]
+    reply = embed(service, pb.EmbedRequest(inputs=inputs, slo=RELAXED, outputs=outputs))
+    for item in reply.embeddings:
+        assert item.values_f32 == b"" and item.explanation.embed_dim == 32
+        bits, full, head = (np.frombuffer(vector.values, np.uint8) for vector in item.vectors)
+        full, head = full.view("<f4"), head.view("<f4")
+        assert head == pytest.approx(full[:8] / np.linalg.norm(full[:8]), abs=1e-6)
+        assert np.array_equal(bits, np.packbits(head > 0))
+
+
+def test_the_least_quality_is_asked_of_the_widest_output(service: EmbeddingService, png: bytes) -> None:
+    slo = pb.Slo(latency_ms=60_000.0, min_quality=0.25)  # width 8 reaches 0.15 at most, 16 reaches 0.3
+    inputs = [pb.Input(image=png)]
+    narrow = pb.EmbedRequest(inputs=inputs, slo=slo, outputs=[pb.Output(embed_dim=8)])
+    with pytest.raises(SloInfeasible, match="min_quality"):
+        embed(service, narrow)
+    narrow.outputs.add(embed_dim=16)
+    assert embed(service, narrow).embeddings[0].explanation.granularity == "XL"
+
+
+def test_an_output_of_an_untrained_width_is_refused(service: EmbeddingService) -> None:
+    with pytest.raises(InvalidRequest, match=r"outputs\[0\].embed_dim: 9 .* \[8, 16, 32\]"):
+        embed(service, pb.EmbedRequest(inputs=[pb.Input(text="a")], outputs=[pb.Output(embed_dim=9)]))
 
 
 def test_a_stream_answers_every_request_and_survives_bad_ones(service: EmbeddingService, png: bytes) -> None:

@@ -19,6 +19,16 @@ class Limit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LIMIT_NONE: _ClassVar[Limit]
     LIMIT_DEADLINE: _ClassVar[Limit]
     LIMIT_BACKLOG: _ClassVar[Limit]
+
+class Dtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DTYPE_UNSPECIFIED: _ClassVar[Dtype]
+    DTYPE_FLOAT32: _ClassVar[Dtype]
+    DTYPE_FLOAT16: _ClassVar[Dtype]
+    DTYPE_INT8: _ClassVar[Dtype]
+    DTYPE_UINT8: _ClassVar[Dtype]
+    DTYPE_BINARY: _ClassVar[Dtype]
+    DTYPE_UBINARY: _ClassVar[Dtype]
 MODALITY_UNSPECIFIED: Modality
 MODALITY_IMAGE: Modality
 MODALITY_TEXT: Modality
@@ -26,6 +36,21 @@ LIMIT_UNSPECIFIED: Limit
 LIMIT_NONE: Limit
 LIMIT_DEADLINE: Limit
 LIMIT_BACKLOG: Limit
+DTYPE_UNSPECIFIED: Dtype
+DTYPE_FLOAT32: Dtype
+DTYPE_FLOAT16: Dtype
+DTYPE_INT8: Dtype
+DTYPE_UINT8: Dtype
+DTYPE_BINARY: Dtype
+DTYPE_UBINARY: Dtype
+
+class Output(_message.Message):
+    __slots__ = ("embed_dim", "dtype")
+    EMBED_DIM_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    embed_dim: int
+    dtype: Dtype
+    def __init__(self, embed_dim: _Optional[int] = ..., dtype: _Optional[_Union[Dtype, str]] = ...) -> None: ...
 
 class Slo(_message.Message):
     __slots__ = ("latency_ms", "min_quality", "embed_dim", "embed_dim_range", "priority")
@@ -58,12 +83,14 @@ class Input(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., text: _Optional[str] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("inputs", "slo")
+    __slots__ = ("inputs", "slo", "outputs")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     SLO_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     inputs: _containers.RepeatedCompositeFieldContainer[Input]
     slo: Slo
-    def __init__(self, inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ...) -> None: ...
+    outputs: _containers.RepeatedCompositeFieldContainer[Output]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ..., slo: _Optional[_Union[Slo, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ...) -> None: ...
 
 class EmbedReply(_message.Message):
     __slots__ = ("embeddings", "model_version", "total_ms", "slack_ms", "slo_met")
@@ -80,12 +107,28 @@ class EmbedReply(_message.Message):
     def __init__(self, embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ..., model_version: _Optional[str] = ..., total_ms: _Optional[float] = ..., slack_ms: _Optional[float] = ..., slo_met: _Optional[bool] = ...) -> None: ...
 
 class Embedding(_message.Message):
-    __slots__ = ("values_f32", "explanation")
+    __slots__ = ("values_f32", "explanation", "vectors")
     VALUES_F32_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
     values_f32: bytes
     explanation: Explanation
-    def __init__(self, values_f32: _Optional[bytes] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    vectors: _containers.RepeatedCompositeFieldContainer[Vector]
+    def __init__(self, values_f32: _Optional[bytes] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., vectors: _Optional[_Iterable[_Union[Vector, _Mapping]]] = ...) -> None: ...
+
+class Vector(_message.Message):
+    __slots__ = ("embed_dim", "dtype", "values", "scale", "quality")
+    EMBED_DIM_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    embed_dim: int
+    dtype: Dtype
+    values: bytes
+    scale: float
+    quality: float
+    def __init__(self, embed_dim: _Optional[int] = ..., dtype: _Optional[_Union[Dtype, str]] = ..., values: _Optional[bytes] = ..., scale: _Optional[float] = ..., quality: _Optional[float] = ...) -> None: ...
 
 class Explanation(_message.Message):
     __slots__ = ("modality", "submodel", "granularity", "embed_dim", "quality", "queue_ms", "compute_ms", "predicted_ms", "preprocess_ms", "batch_size", "limited_by", "reason")
