@@ -21,14 +21,17 @@ import numpy as np
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceStub
+from elastic.channel import KEY_ADVICE, Tls, key_metadata, open_channel, unavailable_advice
 from elastic.errors import (
     DeadlineExceeded,
     ElasticError,
     InvalidRequest,
     Overloaded,
+    RateLimited,
     RequestTooLarge,
     ServerUnavailable,
     SloInfeasible,
+    Unauthenticated,
 )
 from elastic.quantise import DTYPES, Dtype, Output, dequantise, from_bytes
 from elastic.submodel import Slo, Submodel
@@ -38,11 +41,19 @@ DEFAULT_TIMEOUT_S = 30.0
 """Of a call without a latency objective."""
 GRACE_MS = 1_000.0
 """How long after its deadline an answer is still waited for: late, it says by how much and why."""
-MAX_REPLY_BYTES = 64 * 2**20
 FIRST_BACKOFF_S = 0.02
 
 _PUBLIC_ERRORS = {
-    kind.__name__: kind for kind in (InvalidRequest, RequestTooLarge, SloInfeasible, Overloaded, DeadlineExceeded)
+    kind.__name__: kind
+    for kind in (
+        InvalidRequest,
+        RequestTooLarge,
+        SloInfeasible,
+        Overloaded,
+        RateLimited,
+        DeadlineExceeded,
+        Unauthenticated,
+    )
 }
 _DTYPE_OF: dict[int, Dtype] = {pb.Dtype.Value(f"DTYPE_{name.upper()}"): name for name in DTYPES}
 _TOO_LARGE = re.compile(r"larger than max \((\d+) vs\.? (\d+)\)")
@@ -114,6 +125,8 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         num_attempts: int = 4,
         synchronised_clocks: bool = True,
+        api_key: str | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare a connection to `host:port`.
 
@@ -123,12 +136,18 @@ class Client:
             num_attempts: calls that find no server are repeated up to this number, inside their budget.
             synchronised_clocks: send the absolute deadline, which counts the way to the server as well. False when
                 this machine's clock differs from the server's by more than a few milliseconds.
+            api_key: sent with every call; by default that of the environment variable ELASTIC_API_KEY, if it is set.
+            tls: what to trust, and the client's certificate if the server asks for one; None talks in the clear.
+
+        Raises:
+            ConfigError: a file of `tls` cannot be read, or the key holds a character that no key has.
         """
         self.address = address
         self._timeout_s = timeout_s
         self._num_attempts = num_attempts
         self._synchronised_clocks = synchronised_clocks
-        self._channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", MAX_REPLY_BYTES)])
+        self._metadata = key_metadata(api_key)
+        self._channel = open_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
 
     def embed(
@@ -159,7 +178,8 @@ class Client:
             InvalidRequest: an input or the objective is malformed; `field` says which.
             RequestTooLarge: above a limit of `info().limits`.
             SloInfeasible: not even an idle server could meet the objective.
-            Overloaded: refused now; try again after `retry_after_ms`.
+            Overloaded: refused now; try again after `retry_after_ms`. RateLimited, one of them, if only for this key.
+            Unauthenticated: the server asks for an API key that it knows.
             DeadlineExceeded: the budget ran out.
             ServerUnavailable: nothing answers at the address.
         """
@@ -185,6 +205,7 @@ class Client:
         arguments are those of `embed`.
 
         Raises:
+            Unauthenticated: the server asks for an API key that it knows.
             ServerUnavailable: nothing answers, or the stream broke.
         """
         slo = _slo_message(latency_slo_ms, embed_dim, min_quality, priority)
@@ -196,7 +217,7 @@ class Client:
                 yield pb.EmbedStreamRequest(id=position, request=request)
 
         try:
-            for answer in self._stub.EmbedStream(messages()):
+            for answer in self._stub.EmbedStream(messages(), metadata=self._metadata):
                 if answer.WhichOneof("outcome") == "reply":
                     yield answer.id, _embeddings(answer.reply)[0]
                 else:
@@ -208,6 +229,7 @@ class Client:
         """What the server can choose from, and its limits.
 
         Raises:
+            Unauthenticated: the server asks for an API key that it knows.
             ServerUnavailable: nothing answers at the address.
         """
         return self._call(self._stub.Info, pb.InfoRequest(), None)
@@ -229,7 +251,7 @@ class Client:
         begin_s = time.monotonic()
         limit_s = self._timeout_s if budget_ms is None else (budget_ms + GRACE_MS) / 1000
         budget_s = limit_s if budget_ms is None else budget_ms / 1000
-        metadata = []
+        metadata = list(self._metadata)
         if budget_ms is not None and self._synchronised_clocks:
             metadata.append(("x-deadline-unix-ms", f"{time.time() * 1000 + budget_ms:.3f}"))
         for attempt in range(1, self._num_attempts + 1):
@@ -257,13 +279,14 @@ class Client:
         if too_large is not None:
             return RequestTooLarge("message", int(too_large[1]), int(too_large[2]))
         if code is grpc.StatusCode.UNAVAILABLE:
-            advice = "start a server with `elastic serve`, or name a running one's host:port"
-            return ServerUnavailable(self.address, f"no server answers ({details})", advice)
+            return ServerUnavailable(self.address, f"no server answers ({details})", unavailable_advice(details))
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             late_ms = 0.0 if budget_ms is None else GRACE_MS
             return DeadlineExceeded(self._timeout_s * 1000 if budget_ms is None else budget_ms, late_ms)
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(details, 100.0)
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return Unauthenticated(details, KEY_ADVICE)
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidRequest("request", details)
         return ElasticError(f"{self.address}: {code.name}: {details}")

@@ -9,7 +9,9 @@
      |    +-- RequestTooLarge     a request above the server's stated limits
      +-- SloInfeasible        nothing on the Pareto front meets the objective    (RuntimeError)
      +-- Overloaded           refused now, may succeed after `retry_after_ms`    (RuntimeError)
+     |    +-- RateLimited         refused because of a limit of the caller's API key
      +-- DeadlineExceeded     the time budget ran out before an answer           (TimeoutError)
+     +-- Unauthenticated      no API key, or one that the server does not know   (PermissionError)
      +-- ServerUnavailable    no server answers at that address                  (ConnectionError)
 
 Errors travel between Ray processes. An exception survives pickling only when its constructor's
@@ -108,6 +110,10 @@ class Overloaded(ElasticError, RuntimeError):
         return f"{self.reason}; retry after {self.retry_after_ms:.0f} ms"
 
 
+class RateLimited(Overloaded):
+    """Refused without computing, because the caller's API key is above its rate or number of requests at once."""
+
+
 class DeadlineExceeded(ElasticError, TimeoutError):
     """The deadline passed; `late_ms` is by how much when it was noticed."""
 
@@ -119,6 +125,17 @@ class DeadlineExceeded(ElasticError, TimeoutError):
         return (
             f"the {self.budget_ms:.1f} ms budget ran out {self.late_ms:.1f} ms ago; raise latency_ms or lower the load"
         )
+
+
+class Unauthenticated(ElasticError, PermissionError):
+    """The server answers only callers that it knows, and this one it does not; no message ever holds a key."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(problem, advice)
+        self.problem, self.advice = problem, advice
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.advice}"
 
 
 class ServerUnavailable(ElasticError, ConnectionError):

@@ -26,7 +26,7 @@ FLAGS = {
     "min-quality modality num-threads quantile",
     "serve": "default-latency-ms dtype force-foreign-tables host max-batch-size max-image-pixels max-items-per-call "
     "max-message-bytes max-waiting-items num-replicas num-threads port profile quantile",
-    "embed": "embed-dim latency-slo-ms min-quality output server",
+    "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
     "data": "",
     "demo": "num-requests recipe run-dir",
 }

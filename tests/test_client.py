@@ -23,6 +23,7 @@ from elastic.errors import (
     RequestTooLarge,
     ServerUnavailable,
     SloInfeasible,
+    Unauthenticated,
 )
 from elastic.quantise import Output
 from elastic.submodel import Submodel
@@ -65,6 +66,7 @@ class FakeService(EmbeddingServiceServicer):
     def EmbedStream(
         self, request_iterator: Iterator[pb.EmbedStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.EmbedStreamReply]:
+        self.metadata.append(dict(context.invocation_metadata()))
         for message in request_iterator:
             if message.id == 1:
                 failure = pb.Failure(code=8, message="busy", error_json=OVERLOADED)
@@ -73,6 +75,7 @@ class FakeService(EmbeddingServiceServicer):
                 yield pb.EmbedStreamReply(id=message.id, reply=self.succeed(context))
 
     def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoReply:
+        self.metadata.append(dict(context.invocation_metadata()))
         return pb.InfoReply(model_name="fake", embed_dims=[1, 2])
 
 
@@ -168,6 +171,14 @@ def test_without_synchronised_clocks_no_absolute_deadline_is_sent(client: Client
     assert "x-deadline-unix-ms" not in service.metadata[0]
 
 
+def test_every_call_carries_the_key(client: Client, service: FakeService) -> None:
+    with Client(client.address, api_key="secret") as other:
+        other.embed(texts=["x"])
+        list(other.embed_stream(["x"]))
+        other.info()
+    assert [metadata.get("authorization") for metadata in service.metadata] == ["Bearer secret"] * 3
+
+
 @pytest.mark.parametrize("latency_slo_ms", [float("nan"), 0.0, -1.0])
 def test_an_impossible_objective_is_refused_before_it_is_sent(
     client: Client, service: FakeService, latency_slo_ms: float
@@ -194,6 +205,7 @@ def test_the_servers_error_arrives_with_its_type_and_fields(client: Client, serv
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Request dropped due to backpressure", Overloaded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (200 vs. 100)", RequestTooLarge),
         (grpc.StatusCode.INVALID_ARGUMENT, "bad", InvalidRequest),
+        (grpc.StatusCode.UNAUTHENTICATED, "who are you", Unauthenticated),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "late", DeadlineExceeded),
         (grpc.StatusCode.INTERNAL, "internal error 1a2b", ElasticError),
         (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ElasticError),

@@ -15,9 +15,11 @@ from elastic.errors import (
     InvalidRequest,
     Overloaded,
     ProfileError,
+    RateLimited,
     RequestTooLarge,
     ServerUnavailable,
     SloInfeasible,
+    Unauthenticated,
 )
 
 EXAMPLES: list[ElasticError] = [
@@ -30,7 +32,9 @@ EXAMPLES: list[ElasticError] = [
     RequestTooLarge("items", 10_000, 256),
     SloInfeasible("latency_ms=0.1 at batch=1", "the fastest needs 1.2 ms", "raise the objective"),
     Overloaded("40 requests are waiting", 12.5),
+    RateLimited("key 'mobile' is above 10 requests/s", 80.5),
     DeadlineExceeded(20.0, 3.5),
+    Unauthenticated("no API key was sent", "pass one"),
     ServerUnavailable("127.0.0.1:9000", "connection refused", "start a server with elastic serve"),
 ]
 

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from elastic.channel import Tls
 from elastic.client import DEFAULT_ADDRESS, Client, Embedding
 from elastic.errors import ConfigError
 
@@ -35,6 +36,14 @@ class Embed:
     """Least measured recall@1 that is good enough."""
     server: str = DEFAULT_ADDRESS
     """host:port of the server (`elastic serve` starts one)."""
+    api_key: str | None = None
+    """Key for a server that asks for one. Other users of this machine see arguments: prefer ELASTIC_API_KEY."""
+    tls_ca: Path | None = None
+    """Talk TLS, and trust the authorities whose certificates are in this PEM file."""
+    tls_cert: Path | None = None
+    """Certificate (PEM) to show to a server that asks its clients for one."""
+    tls_key: Path | None = None
+    """Private key (PEM) of that certificate."""
     output: Path | None = None
     """Write the embeddings here, as one float32 array with a row per input."""
 
@@ -44,7 +53,7 @@ class Embed:
             raise ConfigError("inputs", self.inputs, "name at least one image file or text")
         images = [Path(item) for item in self.inputs if is_image(item)]
         texts = [item for item in self.inputs if not is_image(item)]
-        with Client(self.server) as client:
+        with Client(self.server, api_key=self.api_key, tls=self.tls()) as client:
             found = client.embed(
                 images=images,
                 texts=texts,
@@ -60,6 +69,12 @@ class Embed:
         if self.output is not None:
             np.save(self.output, np.stack([embedding.values for embedding in ordered]))
             console.print(f"wrote [bold]{self.output}[/bold] ({len(ordered)} x {ordered[0].embed_dim} float32)")
+
+    def tls(self) -> Tls | None:
+        """How to talk TLS; None in the clear."""
+        if self.tls_ca is None and self.tls_cert is None and self.tls_key is None:
+            return None
+        return Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
 
 
 def is_image(item: str) -> bool:

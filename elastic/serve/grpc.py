@@ -40,8 +40,10 @@ STATUS: dict[type[ElasticError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.RequestTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.SloInfeasible: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.ServerUnavailable: grpc.StatusCode.UNAVAILABLE,
     # The operator's business; their messages name files, so callers get a number instead.
     errors.ConfigError: grpc.StatusCode.INTERNAL,

@@ -16,8 +16,10 @@ from elastic.errors import (
     ElasticError,
     InvalidRequest,
     Overloaded,
+    RateLimited,
     RequestTooLarge,
     SloInfeasible,
+    Unauthenticated,
 )
 from elastic.serve.batching import Front
 from elastic.serve.engine import Computed
@@ -72,6 +74,8 @@ def test_every_error_class_is_in_the_table() -> None:
         (InvalidRequest("inputs", "is empty"), grpc.StatusCode.INVALID_ARGUMENT),
         (RequestTooLarge("inputs", 9, 4), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (Overloaded("busy", 12.0), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (RateLimited("key 'a' is above 1 requests/s", 500.0), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (Unauthenticated("no API key was sent", "pass one"), grpc.StatusCode.UNAUTHENTICATED),
         (SloInfeasible("latency_ms=1", "needs 4", "raise it"), grpc.StatusCode.FAILED_PRECONDITION),
         (DeadlineExceeded(10.0, 2.0), grpc.StatusCode.DEADLINE_EXCEEDED),
     ],
