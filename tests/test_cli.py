@@ -25,7 +25,7 @@ FLAGS = {
     "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
     "min-quality modality num-threads quantile",
     "serve": "default-latency-ms dtype force-foreign-tables host max-batch-size max-image-pixels max-items-per-call "
-    "max-message-bytes max-waiting-items num-replicas num-threads port profile quantile",
+    "max-message-bytes max-waiting-items metrics-port num-replicas num-threads port profile quantile",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
     "data": "",
     "demo": "num-requests recipe run-dir",

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from elastic.errors import ConfigError, ServerUnavailable
-from elastic.serve.config import ServeConfig
+from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
+from elastic.serve.exporter import exporting
 from elastic.serve.resident import ResidentModel
 from elastic.serve.served import load_fronts
 
@@ -44,6 +45,8 @@ class Server:
     """`host:port` of the gRPC service."""
     log_dir: Path
     """Where its processes write their logs."""
+    metrics_url: str | None = None
+    """What Prometheus reads, if it may."""
 
 
 @contextmanager
@@ -58,17 +61,22 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     _check_port(config)
     # Here too: a replica that cannot start is tried again and again before Serve gives up.
     load_fronts(ResidentModel.load(config.run, config.dtype), config)
-    with tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True) as scratch:
-        _set_environment(environment(config, Path(scratch)))
-        try:
-            yield _start(config)
-        finally:
-            _stop()
+    with ExitStack() as opened:
+        scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True)))
+        _set_environment(environment(config, scratch))
+        metrics_url = None
+        if config.metrics_port is not None:
+            metrics_dir = Path(os.environ[METRICS_DIR_VARIABLE])
+            metrics_dir.mkdir(exist_ok=True)
+            metrics_url = opened.enter_context(exporting(metrics_dir, config.host, config.metrics_port))
+        opened.callback(_stop)
+        yield _start(config, metrics_url)
 
 
 def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
     """What every Ray process must find in its environment; a variable that the user has set stands."""
-    return {
+    own = {} if config.metrics_port is None else {METRICS_DIR_VARIABLE: str(scratch / "metrics")}
+    return own | {
         "RAY_USAGE_STATS_ENABLED": "0",
         # HAProxy in front of the replicas: unlike Serve's own proxy it runs no Python, and it binds `host`.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -127,7 +135,7 @@ def _set_environment(variables: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def _start(config: ServeConfig) -> Server:
+def _start(config: ServeConfig, metrics_url: str | None) -> Server:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, gRPCOptions
@@ -163,7 +171,7 @@ def _start(config: ServeConfig) -> Server:
     )(EncoderReplica)
     serve.run(deployment.bind(config), name=APP_NAME, route_prefix="/")
     session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
-    server = Server(f"{config.host}:{config.port}", Path(session_dir) / "logs")
+    server = Server(f"{config.host}:{config.port}", Path(session_dir) / "logs", metrics_url)
     wait_until_serving(server.address)
     return server
 

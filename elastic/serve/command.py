@@ -64,6 +64,8 @@ class Serve:
     """Pixels that an image may declare; more is refused before decoding."""
     default_latency_ms: float = 1_000.0
     """Budget of a request that names none, in milliseconds."""
+    metrics_port: int | None = None
+    """Show Prometheus metrics of all replicas at http://HOST:PORT/metrics; left out, nothing is counted."""
 
     def run(self) -> None:
         """Start, say how to call it, and wait for the end."""
@@ -110,10 +112,12 @@ def ready_message(server: Server, config: ServeConfig) -> str:
     """What a person needs to know once the server answers."""
     address = server.address
     flag = "" if address == "127.0.0.1:9000" else f" --server {address}"
+    metrics = "" if server.metrics_url is None else f"  watch  {server.metrics_url}\n"
     return (
         f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
         f"  try    elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
         f"  or     grpcurl -plaintext {address} list\n"
+        f"{metrics}"
         f"  logs   {server.log_dir}\n"
         "  stop   Ctrl-C"
     )

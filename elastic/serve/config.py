@@ -7,6 +7,9 @@ from typing import Literal
 from elastic.errors import ConfigError
 from elastic.profile.tables import Quantile
 
+METRICS_DIR_VARIABLE = "ELASTIC_METRICS_DIR"
+"""Tells replicas where to write their metrics; unset, they count nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeConfig:
@@ -50,6 +53,8 @@ class ServeConfig:
     """Threads that decode images beside the model thread."""
     drain_s: float = 1.0
     """How long running requests may finish when the server stops."""
+    metrics_port: int | None = None
+    """Prometheus metrics are shown there; None: nothing is counted."""
 
     def __post_init__(self) -> None:
         positive = (
@@ -59,7 +64,10 @@ class ServeConfig:
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serve.{name}", getattr(self, name), "must be positive")
-        if not 0 < self.port < 65536:
-            raise ConfigError("serve.port", self.port, "must be between 1 and 65535")
+        for name, port in (("port", self.port), ("metrics_port", self.metrics_port)):
+            if port is not None and not 0 < port < 65536:
+                raise ConfigError(f"serve.{name}", port, "must be between 1 and 65535")
+        if self.metrics_port == self.port:
+            raise ConfigError("serve.metrics_port", self.metrics_port, "must not be the gRPC port")
         if self.max_items_per_call > self.max_waiting_items:
             raise ConfigError("serve.max_items_per_call", self.max_items_per_call, "must fit into max_waiting_items")

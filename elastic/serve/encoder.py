@@ -4,18 +4,25 @@ Serve routes a call to the method of the same name, whatever its service, so the
 `grpc.health.v1.Health` stand beside each other here. Everything of substance is in `service.py` and `health.py`.
 """
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import grpc
 import torch
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
-from elastic.serve.config import ServeConfig
+from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 from elastic.serve.grpc import answer
 from elastic.serve.health import Health
 from elastic.serve.service import EmbeddingService
+
+if TYPE_CHECKING:
+    from elastic.serve.metrics import Metrics
 
 
 class EncoderReplica:
@@ -23,7 +30,11 @@ class EncoderReplica:
 
     def __init__(self, config: ServeConfig) -> None:
         torch.set_num_threads(config.num_threads)
-        self._service = EmbeddingService.load(config)
+        metrics = replica_metrics()
+        self._service = EmbeddingService.load(config, [metrics] if metrics else [])
+        if metrics:
+            # Serve calls this constructor on the loop that serves.
+            self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.num_waiting))
         self._health = Health(self._service.canary)
 
     async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedReply:
@@ -65,3 +76,18 @@ class EncoderReplica:
         service: EmbeddingService | None = self.__dict__.get("_service")
         if service is not None:
             service.close()
+
+
+def replica_metrics() -> "Metrics | None":
+    """What counts in this replica, if the server shows metrics; written to where `exporter.py` reads it."""
+    directory = os.environ.get(METRICS_DIR_VARIABLE)
+    if directory is None:
+        return None
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    # Not at the top: prometheus_client looks at that variable once, when it is first imported.
+    from prometheus_client import CollectorRegistry, values
+
+    from elastic.serve.metrics import Metrics
+
+    assert values.ValueClass._multiprocess, "prometheus_client was imported before"
+    return Metrics(CollectorRegistry(), str(serve.get_replica_context().rank.rank))

@@ -3,10 +3,38 @@
 Observers are called on the event loop between requests, so they only count; an observer never waits or raises.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from elastic import errors
 from elastic.serve.engine import Computed, RanBatch, Request
+
+MET, LATE, ERROR = "met", "late", "error"
+
+ENDINGS: dict[type[BaseException], str] = {
+    errors.InvalidRequest: "invalid",
+    errors.RequestTooLarge: "invalid",
+    errors.SloInfeasible: "infeasible",
+    errors.Unauthenticated: "unauthenticated",
+    errors.RateLimited: "rate_limited",
+    errors.Overloaded: "refused",
+    errors.DeadlineExceeded: "expired",
+    asyncio.CancelledError: "cancelled",
+    errors.ServerUnavailable: ERROR,
+    errors.ConfigError: ERROR,
+    errors.DataError: ERROR,
+    errors.CheckpointError: ERROR,
+    errors.ProfileError: ERROR,
+    errors.ElasticError: ERROR,
+}
+"""How a request that was not answered ended, by its error; what is not here is a fault of the server, too."""
+
+OUTCOMES = (MET, LATE, *dict.fromkeys(ENDINGS.values()))
+"""Every way for a request to end."""
+
+NOT_OURS = frozenset({"invalid", "infeasible", "unauthenticated", "rate_limited", "cancelled"})
+"""Ends that say nothing about how well the server keeps objectives: no state of it could have met them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +56,22 @@ class Outcome:
     def met(self) -> bool:
         """Answered inside its budget."""
         return self.error is None and self.slack_ms >= 0
+
+    @property
+    def name(self) -> str:
+        """One of `OUTCOMES`."""
+        if self.error is None:
+            return MET if self.met else LATE
+        return ENDINGS.get(type(self.error), ERROR)
+
+    @property
+    def counts(self) -> bool:
+        """Whether attainment (the share of requests that were met) has it in its denominator.
+
+        A caller that leaves after its deadline has waited in vain, so that counts as missed.
+        """
+        name = self.name
+        return name not in NOT_OURS or (name == "cancelled" and self.slack_ms < 0)
 
 
 class Observer:

@@ -154,6 +154,11 @@ class EmbeddingService:
         """Whether the model still answers a fixed input correctly, in its own thread."""
         return await self._served.canary()
 
+    @property
+    def num_waiting(self) -> int:
+        """Inputs that wait for the model or are being decoded for it."""
+        return self._engine.num_waiting
+
     def close(self) -> None:
         """Stop computing and decoding."""
         self._served.close()

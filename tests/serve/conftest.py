@@ -142,13 +142,24 @@ def encode_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-@pytest.fixture(scope="session")
-def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`elastic serve` as a process of its own, on HAProxy; stopped by SIGTERM, which must end it cleanly."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), "--port", str(port), "--profile", "never"]
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def metrics_port() -> int:
+    """Where `server` shows its metrics."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iterator[str]:
+    """`elastic serve` as a process of its own, on HAProxy; stopped by SIGTERM, which must end it cleanly."""
+    port = free_port()
+    flags = ["--port", str(port), "--profile", "never", "--metrics-port", str(metrics_port)]
+    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), *flags]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
     with log.open("w") as output:

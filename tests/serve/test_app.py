@@ -19,7 +19,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from elastic.cli import EXIT_INTERRUPTED
 from elastic.errors import CheckpointError, ConfigError, ServerUnavailable
 from elastic.serve.app import environment, serving, wait_until_serving
-from elastic.serve.config import ServeConfig
+from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 
 
 @pytest.fixture
@@ -81,6 +81,12 @@ def test_ray_is_told_to_use_haproxy_and_the_message_limit_with_files_of_its_own(
     assert len(paths) == 4
     assert all(path.startswith(str(tmp_path)) for path in paths)
     assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] != variables["RAY_SERVE_HAPROXY_STATS_PORT"]
+
+
+def test_replicas_learn_where_to_count_only_if_metrics_are_shown(tmp_path: Path) -> None:
+    shown = environment(ServeConfig(run=tmp_path, metrics_port=9_090), tmp_path)
+    assert shown[METRICS_DIR_VARIABLE] == str(tmp_path / "metrics")
+    assert METRICS_DIR_VARIABLE not in environment(ServeConfig(run=tmp_path), tmp_path)
 
 
 @pytest.mark.ray

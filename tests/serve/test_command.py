@@ -95,6 +95,12 @@ def test_the_ready_message_has_a_command_that_works_as_it_stands() -> None:
     other = ready_message(Server("127.0.0.1:9111", Path("logs")), config)
     assert "elastic embed IMAGE.png --latency-slo-ms 20\n" in usual
     assert "--server 127.0.0.1:9111\n" in other
+    assert "/metrics" not in usual
+
+
+def test_the_ready_message_names_the_metrics_if_there_are_any() -> None:
+    server = Server("127.0.0.1:9000", Path("logs"), "http://127.0.0.1:9090/metrics")
+    assert "http://127.0.0.1:9090/metrics\n" in ready_message(server, ServeConfig(run=Path("runs/a")))
 
 
 @pytest.mark.serve

@@ -10,7 +10,15 @@ RUN = Path("runs/a")
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("port", 0), ("port", 70_000), ("max_batch_size", 0), ("default_latency_ms", -1.0), ("decode_threads", 0)],
+    [
+        ("port", 0),
+        ("port", 70_000),
+        ("metrics_port", 9_000),
+        ("metrics_port", -1),
+        ("max_batch_size", 0),
+        ("default_latency_ms", -1.0),
+        ("decode_threads", 0),
+    ],
 )
 def test_a_setting_out_of_range_is_named(field: str, value: float) -> None:
     with pytest.raises(ConfigError) as raised:

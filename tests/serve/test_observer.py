@@ -1,13 +1,16 @@
 import asyncio
+import inspect
+import math
 from pathlib import Path
 
 import pytest
 
+from elastic import errors
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
-from elastic.errors import InvalidRequest, SloInfeasible
+from elastic.errors import DeadlineExceeded, ElasticError, InvalidRequest, Overloaded, SloInfeasible
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import RanBatch
-from elastic.serve.observer import Observer, Observers, Outcome
+from elastic.serve.observer import ENDINGS, OUTCOMES, Observer, Observers, Outcome
 from elastic.serve.service import EmbeddingService
 
 
@@ -75,3 +78,34 @@ def test_all_observers_hear_the_same(service: EmbeddingService, recorder: Record
     both.batch_ran(recorder.batches[0])
     assert first.outcomes == second.outcomes == recorder.outcomes
     assert first.batches == second.batches == recorder.batches
+
+
+def ending(error: BaseException | None, slack_ms: float) -> Outcome:
+    return Outcome(None, (), error, 10.0, slack_ms)
+
+
+def test_every_error_class_has_an_outcome() -> None:
+    classes = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ElasticError)}
+    assert classes <= set(ENDINGS)
+
+
+@pytest.mark.parametrize(
+    ("error", "slack_ms", "name", "counts"),
+    [
+        (None, 0.0, "met", True),
+        (None, -0.1, "late", True),
+        (Overloaded("busy", 1.0), 5.0, "refused", True),
+        (DeadlineExceeded(5.0, 1.0), -1.0, "expired", True),
+        (KeyError("bug"), 5.0, "error", True),
+        (SloInfeasible("1 ms", "4 ms", "raise it"), 1.0, "infeasible", False),
+        (InvalidRequest("inputs", "is empty"), math.nan, "invalid", False),
+        (asyncio.CancelledError(), 5.0, "cancelled", False),
+        (asyncio.CancelledError(), -5.0, "cancelled", True),
+    ],
+)
+def test_an_end_has_a_name_and_counts_unless_it_says_nothing_of_the_server(
+    error: BaseException | None, slack_ms: float, name: str, counts: bool
+) -> None:
+    outcome = ending(error, slack_ms)
+    assert (outcome.name, outcome.counts) == (name, counts)
+    assert outcome.name in OUTCOMES
