@@ -62,15 +62,16 @@ def open_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
     return grpc.secure_channel(address, tls.credentials(), [*_options(), *tls.options()])
 
 
-def open_aio_channel(address: str, tls: Tls | None = None) -> grpc.aio.Channel:
-    """The same for asyncio.
+def open_aio_channel(address: str, tls: Tls | None = None, *, own_connection: bool = False) -> grpc.aio.Channel:
+    """The same for asyncio; channels of one process to one address share a connection unless told otherwise.
 
     Raises:
         ConfigError: a file of `tls` cannot be read.
     """
+    options = [*_options(), ("grpc.use_local_subchannel_pool", int(own_connection))]
     if tls is None:
-        return grpc.aio.insecure_channel(address, _options())
-    return grpc.aio.secure_channel(address, tls.credentials(), [*_options(), *tls.options()])
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, tls.credentials(), [*options, *tls.options()])
 
 
 def key_metadata(api_key: str | None = None) -> list[tuple[str, str]]:

@@ -125,6 +125,13 @@ VERBS = (
         "elastic embed cat.png --latency-slo-ms 10",
         "elastic.commands.embed:Embed",
     ),
+    Verb(
+        USE,
+        "bench",
+        "Put a running server under load",
+        "elastic bench serve --rate 100",
+        "elastic.bench.command:Bench",
+    ),
     Verb(START, "data", "List, check or rebuild data sets", "elastic data ls", "elastic.data.command:Data"),
     Verb(START, "demo", "All of the above in ten minutes", "elastic demo", "elastic.commands.demo:Demo"),
 )

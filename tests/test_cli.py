@@ -27,6 +27,7 @@ FLAGS = {
     "serve": "default-latency-ms dtype force-foreign-tables host max-batch-size max-image-pixels max-items-per-call "
     "max-message-bytes max-waiting-items metrics-port num-replicas num-threads port profile quantile",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
+    "bench": "",
     "data": "",
     "demo": "num-requests recipe run-dir",
 }

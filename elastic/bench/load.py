@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int, Shaped
 
+from elastic.channel import Tls
 from elastic.client import GRACE_MS
 from elastic.errors import ConfigError, DataError
 
@@ -45,9 +46,9 @@ class Load:
     embed_dim: int | None = None
     """Width of the embeddings; left out, the full one."""
     api_key: str | None = None
-    """Sent as `authorization: Bearer KEY`."""
-    tls_ca: bytes | None = None
-    """PEM certificates that the server's is checked against; left out, the connection is not encrypted."""
+    """Of a server that asks for one; left out, that of `ELASTIC_API_KEY`."""
+    tls: Tls | None = None
+    """Left out, the connection is not encrypted."""
     grace_ms: float = GRACE_MS
     """How long after its deadline an answer is still waited for."""
     absolute_deadlines: bool = True

@@ -17,7 +17,8 @@ import grpc
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.bench.load import Load, Outcome, Sample, Samples
-from elastic.client import MAX_REPLY_BYTES
+from elastic.channel import key_metadata, open_aio_channel
+from elastic.client import Client
 from elastic.errors import ServerUnavailable
 
 CONNECT_S = 10.0
@@ -28,6 +29,7 @@ WATCH_S = 0.2
 _SERVICE = "/elastic.v1.EmbeddingService"
 _OUTCOMES = {
     "Overloaded": Outcome.REFUSED,
+    "RateLimited": Outcome.REFUSED,
     "SloInfeasible": Outcome.REFUSED,
     "RESOURCE_EXHAUSTED": Outcome.REFUSED,
     "DeadlineExceeded": Outcome.EXPIRED,
@@ -59,23 +61,11 @@ def server_info(load: Load) -> pb.InfoReply:
     """What the server that a load is meant for says about itself.
 
     Raises:
-        ServerUnavailable: nothing answers at the address, or not to this question.
+        ServerUnavailable: nothing answers at the address.
+        Unauthenticated: it does not know the key.
     """
-
-    async def ask() -> pb.InfoReply:
-        async with _connected(load) as channels:
-            method = channels[0].unary_unary(
-                f"{_SERVICE}/Info",
-                request_serializer=pb.InfoRequest.SerializeToString,
-                response_deserializer=pb.InfoReply.FromString,
-            )
-            return await method(pb.InfoRequest(), timeout=CONNECT_S, metadata=_credentials(load))
-
-    try:
-        return asyncio.run(ask())
-    except grpc.aio.AioRpcError as error:
-        problem = f"does not say what it is ({error.code().name}: {error.details()})"
-        raise ServerUnavailable(load.address, problem, "name a server that `elastic serve` started") from error
+    with Client(load.address, api_key=load.api_key, tls=load.tls) as client:
+        return client.info()
 
 
 class _Sender:
@@ -91,7 +81,7 @@ class _Sender:
         self._contents = [_content_bytes(content) for content in load.contents]
         self._slo_ms = load.slo_ms.tolist()
         self._slos = {slo_ms: _slo_bytes(slo_ms, load.embed_dim) for slo_ms in set(self._slo_ms)}
-        self._credentials = _credentials(load)
+        self._credentials = key_metadata(load.api_key)
         self._ended: list[Sample] = []
         self._messages: dict[str, str] = {}
         self._stopped = False
@@ -149,7 +139,7 @@ class _Sender:
         deadline_ms = intended_ms + slo_ms
         metadata = self._credentials
         if self._load.absolute_deadlines:
-            metadata = (*metadata, ("x-deadline-unix-ms", f"{self._unix_ms + deadline_ms:.3f}"))
+            metadata = [*metadata, ("x-deadline-unix-ms", f"{self._unix_ms + deadline_ms:.3f}")]
         body = self._contents[number % len(self._contents)] + self._slos[slo_ms]
         sample = Sample(number, slo_ms, intended_ms, self._now_ms())
         left_s = (deadline_ms + self._load.grace_ms - sample.sent_ms) / 1000
@@ -198,10 +188,6 @@ def _slo_bytes(slo_ms: float, embed_dim: int | None) -> bytes:
     return pb.EmbedRequest(slo=pb.Slo(latency_ms=slo_ms, embed_dim=embed_dim)).SerializeToString()
 
 
-def _credentials(load: Load) -> tuple[tuple[str, str], ...]:
-    return () if load.api_key is None else (("authorization", f"Bearer {load.api_key}"),)
-
-
 @asynccontextmanager
 async def _connected(load: Load) -> AsyncIterator[list[grpc.aio.Channel]]:
     """Channels that have connected.
@@ -209,10 +195,9 @@ async def _connected(load: Load) -> AsyncIterator[list[grpc.aio.Channel]]:
     Raises:
         ServerUnavailable: one has not.
     """
-    # Channels to one address would otherwise share a connection.
-    options = [("grpc.max_receive_message_length", MAX_REPLY_BYTES), ("grpc.use_local_subchannel_pool", 1)]
     async with AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(_channel(load, options)) for _ in range(load.connections)]
+        opened = [open_aio_channel(load.address, load.tls, own_connection=True) for _ in range(load.connections)]
+        channels = [await stack.enter_async_context(channel) for channel in opened]
         try:
             async with asyncio.timeout(CONNECT_S):
                 await asyncio.gather(*(channel.channel_ready() for channel in channels))
@@ -221,12 +206,6 @@ async def _connected(load: Load) -> AsyncIterator[list[grpc.aio.Channel]]:
             advice = "start one with `elastic serve`, or name a running one's host:port"
             raise ServerUnavailable(load.address, problem, advice) from error
         yield channels
-
-
-def _channel(load: Load, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
-    if load.tls_ca is None:
-        return grpc.aio.insecure_channel(load.address, options)
-    return grpc.aio.secure_channel(load.address, grpc.ssl_channel_credentials(load.tls_ca), options)
 
 
 def _precise_loop() -> asyncio.AbstractEventLoop:

@@ -95,7 +95,7 @@ class Summary:
         """Why the numbers say something about the generator rather than the server; empty if they do not."""
         tightest_ms = min(self.by_slo, default=np.inf)
         if self.lag_ms.p99 > LAG_SHARE * tightest_ms:
-            late = f"a hundredth of the requests was sent {self.lag_ms.p99:.1f} ms late or more"
+            late = f"one request in a hundred was sent at least {self.lag_ms.p99:.1f} ms late"
             return f"{late}, which counts as latency, at an objective of {tightest_ms:g} ms"
         if self.cpu_share > BUSY_SHARE:
             return f"it used {self.cpu_share:.0%} of a core, all that one thread can"

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
@@ -47,6 +48,7 @@ class FakeService(EmbeddingServiceServicer):
     answer: Callable[[pb.EmbedRequest], pb.EmbedReply] = lambda request: reply()
     calls: list[Call] = field(default_factory=list)
     address: str = ""
+    modalities: tuple[pb.Modality, ...] = (pb.MODALITY_IMAGE,)
     most_at_once: int = 0
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -69,18 +71,26 @@ class FakeService(EmbeddingServiceServicer):
                 self._now -= 1
 
     def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoReply:
-        return pb.InfoReply(model_name="fake", model_version="v", device="a test", embed_dims=[2])
+        return pb.InfoReply(model_name="fake", model_version="v", device="a test", modalities=self.modalities)
+
+
+@contextmanager
+def serving(tls: grpc.ServerCredentials | None = None) -> Iterator[FakeService]:
+    fake = FakeService()
+    server = grpc.server(ThreadPoolExecutor(16))
+    add_EmbeddingServiceServicer_to_server(fake, server)
+    free = "127.0.0.1:0"
+    port = server.add_insecure_port(free) if tls is None else server.add_secure_port(free, tls)
+    fake.address = f"127.0.0.1:{port}"
+    server.start()
+    yield fake
+    server.stop(None).wait()
 
 
 @pytest.fixture
 def service() -> Iterator[FakeService]:
-    fake = FakeService()
-    server = grpc.server(ThreadPoolExecutor(16))
-    add_EmbeddingServiceServicer_to_server(fake, server)
-    fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield fake
-    server.stop(None).wait()
+    with serving() as fake:
+        yield fake
 
 
 def open_load(address: str, at_ms: list[float], slo_ms: float = 5_000.0, **more: object) -> Load:

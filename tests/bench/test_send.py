@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -12,9 +13,11 @@ from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.bench import send as sending
 from elastic.bench.load import Load, Samples
 from elastic.bench.send import send, send_async, server_info
-from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServerUnavailable, SloInfeasible
+from elastic.channel import Tls
+from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, RateLimited, ServerUnavailable, SloInfeasible
 
-from .conftest import FakeService, open_load, reply
+from ..certificates import Authority
+from .conftest import FakeService, open_load, reply, serving
 
 
 def closed_load(address: str, concurrency: int, duration_ms: float) -> Load:
@@ -95,6 +98,7 @@ def test_a_closed_load_has_never_more_requests_open_than_workers(service: FakeSe
     ("error", "outcome", "name"),
     [
         (Overloaded("full", 5.0), "refused", "Overloaded"),
+        (RateLimited("10 requests/s", 50.0), "refused", "RateLimited"),
         (SloInfeasible("1 ms", "the fastest needs 2 ms", "raise it"), "refused", "SloInfeasible"),
         (DeadlineExceeded(5.0, 1.0), "expired", "DeadlineExceeded"),
         (InvalidRequest("inputs", "is empty"), "failed", "InvalidRequest"),
@@ -150,6 +154,16 @@ def test_each_connection_is_one_of_its_own_and_they_take_turns(service: FakeServ
 def test_the_key_is_sent_with_every_request(service: FakeService):
     send(open_load(service.address, [0.0, 1.0], api_key="secret"))
     assert [call.metadata["authorization"] for call in service.calls] == ["Bearer secret"] * 2
+
+
+def test_an_encrypted_connection_checks_the_servers_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("server")
+    with serving(grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])) as service:
+        assert send(open_load(service.address, [0.0], tls=Tls(ca=authority.ca))).answered.all()
+        monkeypatch.setattr(sending, "CONNECT_S", 0.5)
+        with pytest.raises(ServerUnavailable):
+            send(open_load(service.address, [0.0]))
 
 
 def test_sending_stops_when_the_watcher_says_so_and_the_span_ends_there(service: FakeService):
