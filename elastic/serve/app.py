@@ -43,6 +43,8 @@ class Server:
 
     address: str
     """`host:port` of the gRPC service."""
+    http_address: str
+    """`host:port` of the HTTP service."""
     log_dir: Path
     """Where its processes write their logs."""
     metrics_url: str | None = None
@@ -58,7 +60,8 @@ def serving(config: ServeConfig) -> Iterator[Server]:
         CheckpointError, ProfileError: the model cannot be served.
         ServerUnavailable: it did not become ready.
     """
-    _check_port(config)
+    _check_port(config.host, config.port, "port")
+    _check_port(config.host, config.port_of_http, "http_port")
     # Here too: a replica that cannot start is tried again and again before Serve gives up.
     load_fronts(ResidentModel.load(config.run, config.dtype), config)
     with ExitStack() as opened:
@@ -156,7 +159,7 @@ def _start(config: ServeConfig, metrics_url: str | None) -> Server:
     # Ray has just installed a handler that aborts 3 s after SIGTERM, cleared up or not, and HAProxy may outlive that.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve.start(
-        http_options=HTTPOptions(host=config.host, port=_free_port(config.host)),
+        http_options=HTTPOptions(host=config.host, port=config.port_of_http),
         grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=list(SERVICER_FUNCTIONS)),
     )
     # Serve's own limit counts requests and answers without a hint, so the engine's limit on inputs comes first.
@@ -168,10 +171,15 @@ def _start(config: ServeConfig, metrics_url: str | None) -> Server:
         graceful_shutdown_timeout_s=config.drain_s,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config={"enable_access_log": False},
-    )(EncoderReplica)
+    )(serve.ingress()(EncoderReplica))
     serve.run(deployment.bind(config), name=APP_NAME, route_prefix="/")
     session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
-    server = Server(f"{config.host}:{config.port}", Path(session_dir) / "logs", metrics_url)
+    server = Server(
+        address=f"{config.host}:{config.port}",
+        http_address=f"{config.host}:{config.port_of_http}",
+        log_dir=Path(session_dir) / "logs",
+        metrics_url=metrics_url,
+    )
     wait_until_serving(server.address)
     return server
 
@@ -188,14 +196,15 @@ def _stop() -> None:
         ray.shutdown()
 
 
-def _check_port(config: ServeConfig) -> None:
+def _check_port(host: str, port: int, name: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((config.host, config.port))
+            probe.bind((host, port))
         except OSError as error:
-            rule = f"cannot be bound on {config.host} ({error.strerror}); choose another with --port"
-            raise ConfigError("serve.port", config.port, rule) from error
+            flag = name.replace("_", "-")
+            rule = f"cannot be bound on {host} ({error.strerror}); choose another with --{flag}"
+            raise ConfigError(f"serve.{name}", port, rule) from error
 
 
 def _free_port(host: str) -> int:

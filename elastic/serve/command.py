@@ -25,11 +25,11 @@ QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serve:
-    """Answer gRPC requests, each with the best submodel and width that meet its latency objective.
+    """Answer gRPC and HTTP requests, each with the best submodel and width that meet its latency objective.
 
-    Serves `elastic.v1.EmbeddingService` (Embed, EmbedStream, Info), `grpc.health.v1.Health` and reflection until
-    Ctrl-C or SIGTERM. The choice is made from the run's measured tables; without a latency table of this machine it
-    measures first, which takes about half a minute.
+    Serves `elastic.v1.EmbeddingService` (Embed, EmbedStream, Info), `grpc.health.v1.Health`, reflection and, over HTTP,
+    OpenAI's /v1/embeddings until Ctrl-C or SIGTERM. The choice is made from the run's measured tables; without a
+    latency table of this machine it measures first, which takes about half a minute.
 
     Example: elastic serve runs/icons --port 9000
     """
@@ -40,6 +40,8 @@ class Serve:
     """Interface to listen on; 0.0.0.0 for all. There is no encryption or login yet: keep it on a trusted network."""
     port: int = 9000
     """gRPC port."""
+    http_port: int | None = None
+    """Port of the HTTP API (OpenAI's /v1/embeddings); left out, the one after --port."""
     profile: Literal["auto", "always", "never"] = "auto"
     """Measure latencies before serving: when there is no table of this machine (auto), always, or never."""
     force_foreign_tables: bool = False
@@ -62,6 +64,9 @@ class Serve:
     """Size of one request in bytes."""
     max_image_pixels: int = 32_000_000
     """Pixels that an image may declare; more is refused before decoding."""
+    image_url_allow: tuple[str, ...] = ()
+    """Hosts that images may be read from by URL (host, host:port, *.host; networks such as 10.1.0.0/16 admit
+    addresses that are not public). None: URLs are refused."""
     default_latency_ms: float = 1_000.0
     """Budget of a request that names none, in milliseconds."""
     metrics_port: int | None = None
@@ -117,6 +122,7 @@ def ready_message(server: Server, config: ServeConfig) -> str:
         f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
         f"  try    elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
         f"  or     grpcurl -plaintext {address} list\n"
+        f"  HTTP   curl http://{server.http_address}/v1/models\n"
         f"{metrics}"
         f"  logs   {server.log_dir}\n"
         "  stop   Ctrl-C"

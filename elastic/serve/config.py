@@ -6,6 +6,7 @@ from typing import Literal
 
 from elastic.errors import ConfigError
 from elastic.profile.tables import Quantile
+from elastic.serve.urls import AllowList
 
 METRICS_DIR_VARIABLE = "ELASTIC_METRICS_DIR"
 """Tells replicas where to write their metrics; unset, they count nothing."""
@@ -21,6 +22,8 @@ class ServeConfig:
     """Interface to listen on."""
     port: int = 9000
     """gRPC port."""
+    http_port: int | None = None
+    """HTTP port; None is the one after the gRPC port."""
     num_replicas: int = 1
     """Processes that answer, each with its own model thread and queue."""
     num_threads: int = 1
@@ -41,6 +44,8 @@ class ServeConfig:
     """Size of one request."""
     max_image_pixels: int = 32_000_000
     """Width times height that an image may declare; more is refused before decoding."""
+    image_url_allow: tuple[str, ...] = ()
+    """Hosts that images may be read from by URL; none means that URLs are refused (`elastic.serve.urls`)."""
     max_text_chars: int = 10_000
     """Length of one text."""
     max_stream_requests: int = 64
@@ -64,10 +69,23 @@ class ServeConfig:
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serve.{name}", getattr(self, name), "must be positive")
-        for name, port in (("port", self.port), ("metrics_port", self.metrics_port)):
-            if port is not None and not 0 < port < 65536:
-                raise ConfigError(f"serve.{name}", port, "must be between 1 and 65535")
-        if self.metrics_port == self.port:
-            raise ConfigError("serve.metrics_port", self.metrics_port, "must not be the gRPC port")
+        self._check_ports()
+        AllowList.parse(self.image_url_allow)
         if self.max_items_per_call > self.max_waiting_items:
             raise ConfigError("serve.max_items_per_call", self.max_items_per_call, "must fit into max_waiting_items")
+
+    @property
+    def port_of_http(self) -> int:
+        """The HTTP port that is used."""
+        return self.port + 1 if self.http_port is None else self.http_port
+
+    def _check_ports(self) -> None:
+        taken: dict[int, str] = {}
+        for name, port in (("port", self.port), ("metrics_port", self.metrics_port), ("http_port", self.port_of_http)):
+            if port is None:
+                continue
+            if not 0 < port < 65536:
+                raise ConfigError(f"serve.{name}", port, "must be between 1 and 65535")
+            if port in taken:
+                raise ConfigError(f"serve.{name}", port, f"must not be {taken[port]}")
+            taken[port] = name

@@ -1,4 +1,4 @@
-"""The Ray Serve deployment: one replica is one model thread, and is itself the gRPC ingress.
+"""The Ray Serve deployment: one replica is one model thread, and is itself the ingress of gRPC and HTTP.
 
 Serve routes a call to the method of the same name, whatever its service, so the methods of `EmbeddingService` and of
 `grpc.health.v1.Health` stand beside each other here. Everything of substance is in `service.py` and `health.py`.
@@ -14,11 +14,13 @@ import torch
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 from elastic.serve.grpc import answer
 from elastic.serve.health import Health
+from elastic.serve.http import http_app
 from elastic.serve.service import EmbeddingService
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ class EncoderReplica:
             # Serve calls this constructor on the loop that serves.
             self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.num_waiting))
         self._health = Health(self._service.canary)
+        self._max_message_bytes = config.max_message_bytes
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""
+        return http_app(self._service, self._health, self._max_message_bytes)
 
     async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedReply:
         """`elastic.v1.EmbeddingService/Embed`."""

@@ -25,6 +25,7 @@ from elastic.quantise import Output, cut
 from elastic.serve.engine import Computed
 from elastic.serve.outputs import vector_messages
 from elastic.serve.policy import Limit
+from elastic.serve.urls import ImageUrl
 from elastic.submodel import Slo
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,16 @@ Reply = TypeVar("Reply", bound=Message)
 
 
 @runtime_checkable
-class Context(Protocol):
+class Caller(Protocol):
+    """What the client sent beside its message."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str]]:
+        """Names and values; of an HTTP request, its headers."""
+        ...
+
+
+@runtime_checkable
+class Context(Caller, Protocol):
     """What a servicer may do to a call (Ray Serve's `RayServegRPCContext`)."""
 
     def set_code(self, code: grpc.StatusCode) -> None:
@@ -72,10 +82,6 @@ class Context(Protocol):
 
     def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None:
         """Send these after the reply."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str]]:
-        """What the client sent along."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,7 @@ def failure_message(status: Status) -> pb.Failure:
     return pb.Failure(code=status.code.value[0], message=status.message, error_json=status.error_json)
 
 
-def read_contents(request: pb.EmbedRequest, limits: Limits) -> list[bytes | str]:
+def read_contents(request: pb.EmbedRequest, limits: Limits) -> list[bytes | str | ImageUrl]:
     """The inputs of a request.
 
     Raises:
@@ -145,13 +151,19 @@ def read_contents(request: pb.EmbedRequest, limits: Limits) -> list[bytes | str]
         raise InvalidRequest("inputs", "is empty; send at least one image or text")
     if len(request.inputs) > limits.max_items_per_call:
         raise RequestTooLarge("inputs", len(request.inputs), limits.max_items_per_call)
-    contents: list[bytes | str] = []
-    for index, item in enumerate(request.inputs):
-        kind = item.WhichOneof("content")
-        if kind is None:
-            raise InvalidRequest(f"inputs[{index}]", "has neither image nor text")
-        contents.append(item.image if kind == "image" else item.text)
-    return contents
+    return [_content(item, f"inputs[{index}]") for index, item in enumerate(request.inputs)]
+
+
+def _content(item: pb.Input, field: str) -> bytes | str | ImageUrl:
+    match item.WhichOneof("content"):
+        case "image":
+            return item.image
+        case "text":
+            return item.text
+        case "image_url":
+            return ImageUrl(item.image_url)
+        case _:
+            raise InvalidRequest(field, "has neither image nor text")
 
 
 def read_slo(request: pb.EmbedRequest, limits: Limits) -> Slo:
@@ -175,14 +187,14 @@ def read_slo(request: pb.EmbedRequest, limits: Limits) -> Slo:
     )
 
 
-def remaining_ms(context: Context, latency_ms: float, unix_ms: Callable[[], float] | None = None) -> float:
+def remaining_ms(caller: Caller, latency_ms: float, unix_ms: Callable[[], float] | None = None) -> float:
     """What is left of a budget: all of it, or less if the client's absolute deadline is nearer.
 
     Raises:
         InvalidRequest: the deadline in the metadata is not a number.
     """
     now_ms = unix_ms() if unix_ms is not None else time.time() * 1000
-    for key, value in context.invocation_metadata():
+    for key, value in caller.invocation_metadata():
         if key == DEADLINE_METADATA:
             try:
                 deadline_ms = float(value)

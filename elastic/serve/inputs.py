@@ -5,9 +5,9 @@ bomb costs nothing. The path from bytes to pixels is the one that evaluation use
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import torch
 
@@ -17,16 +17,15 @@ from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError, InvalidRequest, RequestTooLarge
 from elastic.model.config import Preprocess
 from elastic.profile.tables import Modality
+from elastic.serve.urls import ImageFetcher, ImageUrl
 
-Content = bytes | str
-"""An encoded image, or a text."""
-
-_T = TypeVar("_T")
+Content = bytes | str | ImageUrl
+"""An encoded image, a text, or where to read an image."""
 
 
 def modality_of(content: Content) -> Modality:
     """Which tower embeds it."""
-    return "image" if isinstance(content, bytes) else "text"
+    return "text" if isinstance(content, str) else "image"
 
 
 class Preparation:
@@ -43,29 +42,43 @@ class Preparation:
         max_pixels: int = 32_000_000,
         max_text_chars: int = 10_000,
         num_threads: int = 2,
+        fetcher: ImageFetcher | None = None,
     ) -> None:
         self._preprocess = preprocess
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._max_pixels = max_pixels
         self._max_text_chars = max_text_chars
+        self._fetcher = fetcher
         self._threads = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="prepare")
 
-    async def prepare(self, contents: Sequence[Content]) -> list[object]:
-        """Model inputs in order.
+    async def prepare(self, contents: Sequence[Content], limit_s: float = math.inf) -> list[object]:
+        """Model inputs in order; images by URL must have arrived within `limit_s`.
 
         Raises:
-            InvalidRequest: one is empty, not an image, or has too many pixels; the field names which.
-            RequestTooLarge: one has more characters than allowed.
+            InvalidRequest: one is empty, not an image, has too many pixels or cannot be read from its URL; the field
+                names which.
+            RequestTooLarge: one has more characters or bytes than allowed.
         """
-        loop = asyncio.get_running_loop()
         calls = [
-            loop.run_in_executor(self._threads, self.prepare_one, content, f"inputs[{index}]")
+            asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
             for index, content in enumerate(contents)
         ]
-        return list(await asyncio.gather(*calls))
+        try:
+            return list(await asyncio.gather(*calls))
+        finally:
+            # One that fails ends the request, so nothing more needs to be fetched.
+            for call in calls:
+                call.cancel()
 
-    def prepare_one(self, content: Content, field: str) -> object:
+    async def _prepare(self, content: Content, field: str, limit_s: float) -> object:
+        if isinstance(content, ImageUrl):
+            if self._fetcher is None:
+                raise InvalidRequest(f"{field}.image_url", "this server reads no URLs; send the image itself")
+            content = await self._fetcher.fetch(content, f"{field}.image_url", limit_s)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.prepare_one, content, field)
+
+    def prepare_one(self, content: bytes | str, field: str) -> object:
         """The model input of one content; errors name `field`."""
         return self._image(content, field) if isinstance(content, bytes) else self._text(content, field)
 

@@ -29,6 +29,8 @@ class ResidentModel:
     ) -> None:
         self.encoder, self.manifest, self.tokenizer, self.version = encoder, manifest, tokenizer, version
         self._dtype = dtype
+        shape = encoder.config.vision.shape
+        self._image_tokens = shape.num_patches + shape.num_prefix_tokens
         self._canary_answer: np.ndarray | None = None
 
     @classmethod
@@ -58,6 +60,13 @@ class ResidentModel:
             tokens, masks = zip(*cast(Sequence[tuple[Tensor, Tensor]], inputs), strict=True)
             batch, mask = (pad_sequence(list(rows), batch_first=True) for rows in (tokens, masks))
             return self.encoder.encode_texts(batch, mask, submodel, width).numpy()
+
+    def num_tokens(self, modality: Modality, prepared: object) -> int:
+        """Positions of the transformer that one prepared input takes, padding not counted."""
+        if modality == "image":
+            return self._image_tokens
+        _, mask = cast(tuple[Tensor, Tensor], prepared)
+        return int(mask.sum())
 
     def example(self, modality: Modality) -> object:
         """A valid input with fixed content, for warm-up and the canary."""

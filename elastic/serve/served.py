@@ -16,6 +16,7 @@ from elastic.serve.front import build_fronts
 from elastic.serve.inputs import Preparation
 from elastic.serve.observer import Observer
 from elastic.serve.resident import ResidentModel
+from elastic.serve.urls import AllowList, ImageFetcher
 
 
 class Served:
@@ -106,4 +107,11 @@ def _preparation(model: ResidentModel, config: ServeConfig) -> Preparation:
         max_pixels=config.max_image_pixels,
         max_text_chars=config.max_text_chars,
         num_threads=config.decode_threads,
+        fetcher=_fetcher(config),
     )
+
+
+def _fetcher(config: ServeConfig) -> ImageFetcher | None:
+    if not config.image_url_allow:
+        return None
+    return ImageFetcher(AllowList.parse(config.image_url_allow), max_bytes=config.max_message_bytes)

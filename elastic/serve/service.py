@@ -11,7 +11,7 @@ from elastic.serve.config import ServeConfig
 from elastic.serve.engine import Computed, Engine, Request
 from elastic.serve.grpc import (
     MODALITIES,
-    Context,
+    Caller,
     Limits,
     embed_reply,
     failure_message,
@@ -54,37 +54,48 @@ class EmbeddingService:
         self._served, old = served, self._served
         old.retire()
 
-    async def embed(self, request: pb.EmbedRequest, context: Context | None) -> pb.EmbedReply:
-        """Embed every input; `context` carries the client's absolute deadline, if it sent one.
+    async def embed(self, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
+        """Embed every input; `caller` carries the client's absolute deadline, if it sent one.
 
         Raises:
             ElasticError: whatever is wrong with the request or in its way; `grpc.STATUS` says what becomes of it.
         """
         served = self._served
         with served.in_use():
-            return await self._embed(served, request, context)
+            return await self._embed(served, request, caller)
 
-    async def _embed(self, served: Served, request: pb.EmbedRequest, context: Context | None) -> pb.EmbedReply:
+    async def _embed(self, served: Served, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
         engine, asked = served.engine, None
         arrived_ms = engine.clock()
+        prepared: list[object] = []
+
+        async def prepare() -> Sequence[object]:
+            assert asked is not None
+            left_s = (asked.deadline_ms - engine.clock()) / 1000
+            prepared.extend(await served.preparation.prepare(contents, left_s))
+            return prepared
+
         try:
             contents = read_contents(request, self._limits)
             modalities: tuple[Modality, ...] = tuple(modality_of(content) for content in contents)
             outputs = read_outputs(request, served.widths(modalities))
             slo = with_width_of(outputs, read_slo(request, self._limits))
-            budget_ms = slo.latency_ms if context is None else remaining_ms(context, slo.latency_ms)
+            budget_ms = slo.latency_ms if caller is None else remaining_ms(caller, slo.latency_ms)
             asked = Request(
                 modalities=modalities,
                 slo=slo,
                 arrived_ms=arrived_ms,
                 deadline_ms=arrived_ms + budget_ms,
             )
-            computed = await engine.embed(asked, lambda: served.preparation.prepare(contents))
+            computed = await engine.embed(asked, prepare)
         except BaseException as error:
             self._tell(engine, asked, arrived_ms, (), error)
             raise
         outcome = self._tell(engine, asked, arrived_ms, computed)
-        return embed_reply(computed, outputs, served.version, outcome.total_ms, outcome.slack_ms)
+        reply = embed_reply(computed, outputs, served.version, outcome.total_ms, outcome.slack_ms)
+        for embedding, modality, item in zip(reply.embeddings, modalities, prepared, strict=True):
+            embedding.explanation.num_tokens = served.model.num_tokens(modality, item)
+        return reply
 
     async def embed_stream(self, requests: AsyncIterable[pb.EmbedStreamRequest]) -> AsyncIterator[pb.EmbedStreamReply]:
         """Answers as they become ready; a request that fails does not end the stream."""

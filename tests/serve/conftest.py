@@ -155,11 +155,19 @@ def metrics_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def server(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iterator[str]:
+def http_port() -> int:
+    """Where `server` speaks HTTP."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def server(
+    tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int, http_port: int
+) -> Iterator[str]:
     """`elastic serve` as a process of its own, on HAProxy; stopped by SIGTERM, which must end it cleanly."""
     port = free_port()
-    flags = ["--port", str(port), "--profile", "never", "--metrics-port", str(metrics_port)]
-    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), *flags]
+    ports = ["--port", str(port), "--http-port", str(http_port), "--metrics-port", str(metrics_port)]
+    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), *ports, "--profile", "never"]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
     with log.open("w") as output:

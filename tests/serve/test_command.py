@@ -91,15 +91,16 @@ def test_the_verbs_flags_become_the_servers_settings() -> None:
 
 def test_the_ready_message_has_a_command_that_works_as_it_stands() -> None:
     config = ServeConfig(run=Path("runs/a"))
-    usual = ready_message(Server("127.0.0.1:9000", Path("logs")), config)
-    other = ready_message(Server("127.0.0.1:9111", Path("logs")), config)
+    usual = ready_message(Server("127.0.0.1:9000", "127.0.0.1:9001", Path("logs")), config)
+    other = ready_message(Server("127.0.0.1:9111", "127.0.0.1:9112", Path("logs")), config)
     assert "elastic embed IMAGE.png --latency-slo-ms 20\n" in usual
     assert "--server 127.0.0.1:9111\n" in other
+    assert "curl http://127.0.0.1:9112/v1/models\n" in other
     assert "/metrics" not in usual
 
 
 def test_the_ready_message_names_the_metrics_if_there_are_any() -> None:
-    server = Server("127.0.0.1:9000", Path("logs"), "http://127.0.0.1:9090/metrics")
+    server = Server("127.0.0.1:9000", "127.0.0.1:9001", Path("logs"), "http://127.0.0.1:9090/metrics")
     assert "http://127.0.0.1:9090/metrics\n" in ready_message(server, ServeConfig(run=Path("runs/a")))
 
 

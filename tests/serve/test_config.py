@@ -34,3 +34,19 @@ def test_one_call_must_fit_into_the_queue() -> None:
 def test_the_server_is_on_loopback_and_refuses_foreign_tables_unless_told() -> None:
     config = ServeConfig(run=RUN)
     assert (config.host, config.force_foreign_tables) == ("127.0.0.1", False)
+
+
+def test_http_takes_the_next_port_unless_told_otherwise() -> None:
+    assert ServeConfig(run=Path("run"), port=9_000).port_of_http == 9_001
+    assert ServeConfig(run=Path("run"), port=9_000, http_port=80).port_of_http == 80
+
+
+@pytest.mark.parametrize("ports", [{"port": 65_535}, {"http_port": 0}, {"port": 9_000, "http_port": 9_000}])
+def test_an_http_port_that_cannot_be_is_refused(ports: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.http_port"):
+        ServeConfig(run=Path("run"), **ports)  # type: ignore[arg-type]
+
+
+def test_an_image_host_that_means_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="image_url_allow"):
+        ServeConfig(run=Path("run"), image_url_allow=("https://example.com",))

@@ -1,6 +1,9 @@
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -16,6 +19,11 @@ from elastic.serve.service import EmbeddingService
 from tests.serve.conftest import write_tiny_run
 
 RELAXED = pb.Slo(latency_ms=60_000.0)
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @pytest.fixture
@@ -77,6 +85,34 @@ def test_the_least_quality_is_asked_of_the_widest_output(service: EmbeddingServi
 def test_an_output_of_an_untrained_width_is_refused(service: EmbeddingService) -> None:
     with pytest.raises(InvalidRequest, match=r"outputs\[0\].embed_dim: 9 .* \[8, 16, 32\]"):
         embed(service, pb.EmbedRequest(inputs=[pb.Input(text="a")], outputs=[pb.Output(embed_dim=9)]))
+
+
+def test_tokens_are_counted_without_padding(service: EmbeddingService, png: bytes) -> None:
+    inputs = [pb.Input(text="a"), pb.Input(text="a red house"), pb.Input(text="a " * 100), pb.Input(image=png)]
+    reply = embed(service, pb.EmbedRequest(inputs=inputs, slo=RELAXED))
+    short, longer, cut, image = (item.explanation.num_tokens for item in reply.embeddings)
+    assert 0 < short < longer < 8
+    assert cut == 8  # the model's limit
+    assert image == 2 * 2 + 1  # patches and the class token
+
+
+def test_an_image_of_a_listed_host_is_embedded_like_its_bytes(tiny_run: Path, png: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(tmp_path))) as files:
+        Thread(target=files.serve_forever, args=(0.01,)).start()
+        host = f"localhost:{files.server_address[1]}"
+        allowed = (host, "127.0.0.0/8", "::1/128")
+        service = EmbeddingService.load(ServeConfig(run=tiny_run, image_url_allow=allowed))
+        inputs = [pb.Input(image_url=f"http://{host}/a.png"), pb.Input(image=png)]
+        first, second = embed(service, pb.EmbedRequest(inputs=inputs, slo=RELAXED)).embeddings
+        files.shutdown()
+    assert np.frombuffer(first.values_f32, "<f4") == pytest.approx(np.frombuffer(second.values_f32, "<f4"), abs=1e-6)
+
+
+def test_urls_are_refused_unless_hosts_are_listed(service: EmbeddingService) -> None:
+    request = pb.EmbedRequest(inputs=[pb.Input(image_url="http://127.0.0.1/a.png")], slo=RELAXED)
+    with pytest.raises(InvalidRequest, match=r"inputs\[0\].image_url: this server reads no URLs"):
+        embed(service, request)
 
 
 def test_a_stream_answers_every_request_and_survives_bad_ones(service: EmbeddingService, png: bytes) -> None:

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65lastic/v1/embedding.proto\x12\nelastic.v1\"=\n\x06Output\x12\x11\n\tembed_dim\x18\x01 \x01(\r\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.elastic.v1.Dtype\"\xa9\x01\n\x03Slo\x12\x12\n\nlatency_ms\x18\x01 \x01(\x01\x12\x18\n\x0bmin_quality\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\tembed_dim\x18\x03 \x01(\rH\x00\x12\x34\n\x0f\x65mbed_dim_range\x18\x04 \x01(\x0b\x32\x19.elastic.v1.EmbedDimRangeH\x00\x12\x10\n\x08priority\x18\x05 \x01(\x05\x42\x07\n\x05widthB\x0e\n\x0c_min_quality\")\n\rEmbedDimRange\x12\x0b\n\x03min\x18\x01 \x01(\r\x12\x0b\n\x03max\x18\x02 \x01(\r\"3\n\x05Input\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\t\n\x07\x63ontent\"t\n\x0c\x45mbedRequest\x12!\n\x06inputs\x18\x01 \x03(\x0b\x32\x11.elastic.v1.Input\x12\x1c\n\x03slo\x18\x02 \x01(\x0b\x32\x0f.elastic.v1.Slo\x12#\n\x07outputs\x18\x03 \x03(\x0b\x32\x12.elastic.v1.Output\"\x83\x01\n\nEmbedReply\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.elastic.v1.Embedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\x12\x10\n\x08slack_ms\x18\x04 \x01(\x01\x12\x0f\n\x07slo_met\x18\x05 \x01(\x08\"r\n\tEmbedding\x12\x12\n\nvalues_f32\x18\x01 \x01(\x0c\x12,\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x17.elastic.v1.Explanation\x12#\n\x07vectors\x18\x03 \x03(\x0b\x32\x12.elastic.v1.Vector\"m\n\x06Vector\x12\x11\n\tembed_dim\x18\x01 \x01(\r\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.elastic.v1.Dtype\x12\x0e\n\x06values\x18\x03 \x01(\x0c\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x0f\n\x07quality\x18\x05 \x01(\x01\"\x9e\x02\n\x0b\x45xplanation\x12&\n\x08modality\x18\x01 \x01(\x0e\x32\x14.elastic.v1.Modality\x12\x10\n\x08submodel\x18\x02 \x01(\t\x12\x13\n\x0bgranularity\x18\x03 \x01(\t\x12\x11\n\tembed_dim\x18\x04 \x01(\r\x12\x0f\n\x07quality\x18\x05 \x01(\x01\x12\x10\n\x08queue_ms\x18\x06 \x01(\x01\x12\x12\n\ncompute_ms\x18\x07 \x01(\x01\x12\x14\n\x0cpredicted_ms\x18\x08 \x01(\x01\x12\x15\n\rpreprocess_ms\x18\t \x01(\x01\x12\x12\n\nbatch_size\x18\n \x01(\r\x12%\n\nlimited_by\x18\x0b \x01(\x0e\x32\x11.elastic.v1.Limit\x12\x0e\n\x06reason\x18\x0c \x01(\t\"K\n\x12\x45mbedStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.elastic.v1.EmbedRequest\"z\n\x10\x45mbedStreamReply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.elastic.v1.EmbedReplyH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.elastic.v1.FailureH\x00\x42\t\n\x07outcome\"<\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nerror_json\x18\x03 \x01(\t\"\r\n\x0bInfoRequest\"\xec\x01\n\tInfoReply\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12(\n\nmodalities\x18\x04 \x03(\x0e\x32\x14.elastic.v1.Modality\x12\x12\n\nembed_dims\x18\x05 \x03(\r\x12+\n\tsubmodels\x18\x06 \x03(\x0b\x32\x18.elastic.v1.SubmodelInfo\x12\"\n\x06limits\x18\x07 \x01(\x0b\x32\x12.elastic.v1.Limits\x12\x15\n\rimage_formats\x18\x08 \x03(\t\"\x84\x01\n\x0cSubmodelInfo\x12&\n\x08modality\x18\x01 \x01(\x0e\x32\x14.elastic.v1.Modality\x12\x10\n\x08submodel\x18\x02 \x01(\t\x12\x13\n\x0bgranularity\x18\x03 \x01(\t\x12\x14\n\x0cpredicted_ms\x18\x04 \x01(\x01\x12\x0f\n\x07quality\x18\x05 \x03(\x01\"\xa8\x01\n\x06Limits\x12\x1a\n\x12max_items_per_call\x18\x01 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x04\x12\x16\n\x0emax_text_chars\x18\x04 \x01(\r\x12\x19\n\x11max_waiting_items\x18\x05 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_latency_ms\x18\x06 \x01(\x01*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eMODALITY_IMAGE\x10\x01\x12\x11\n\rMODALITY_TEXT\x10\x02*U\n\x05Limit\x12\x15\n\x11LIMIT_UNSPECIFIED\x10\x00\x12\x0e\n\nLIMIT_NONE\x10\x01\x12\x12\n\x0eLIMIT_DEADLINE\x10\x02\x12\x11\n\rLIMIT_BACKLOG\x10\x03*\x8a\x01\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x04\x12\x10\n\x0c\x44TYPE_BINARY\x10\x05\x12\x11\n\rDTYPE_UBINARY\x10\x06\x32\xd6\x01\n\x10\x45mbeddingService\x12\x39\n\x05\x45mbed\x12\x18.elastic.v1.EmbedRequest\x1a\x16.elastic.v1.EmbedReply\x12O\n\x0b\x45mbedStream\x12\x1e.elastic.v1.EmbedStreamRequest\x1a\x1c.elastic.v1.EmbedStreamReply(\x01\x30\x01\x12\x36\n\x04Info\x12\x17.elastic.v1.InfoRequest\x1a\x15.elastic.v1.InfoReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65lastic/v1/embedding.proto\x12\nelastic.v1\"=\n\x06Output\x12\x11\n\tembed_dim\x18\x01 \x01(\r\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.elastic.v1.Dtype\"\xa9\x01\n\x03Slo\x12\x12\n\nlatency_ms\x18\x01 \x01(\x01\x12\x18\n\x0bmin_quality\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\tembed_dim\x18\x03 \x01(\rH\x00\x12\x34\n\x0f\x65mbed_dim_range\x18\x04 \x01(\x0b\x32\x19.elastic.v1.EmbedDimRangeH\x00\x12\x10\n\x08priority\x18\x05 \x01(\x05\x42\x07\n\x05widthB\x0e\n\x0c_min_quality\")\n\rEmbedDimRange\x12\x0b\n\x03min\x18\x01 \x01(\r\x12\x0b\n\x03max\x18\x02 \x01(\r\"H\n\x05Input\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x13\n\timage_url\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"t\n\x0c\x45mbedRequest\x12!\n\x06inputs\x18\x01 \x03(\x0b\x32\x11.elastic.v1.Input\x12\x1c\n\x03slo\x18\x02 \x01(\x0b\x32\x0f.elastic.v1.Slo\x12#\n\x07outputs\x18\x03 \x03(\x0b\x32\x12.elastic.v1.Output\"\x83\x01\n\nEmbedReply\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.elastic.v1.Embedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\x12\x10\n\x08slack_ms\x18\x04 \x01(\x01\x12\x0f\n\x07slo_met\x18\x05 \x01(\x08\"r\n\tEmbedding\x12\x12\n\nvalues_f32\x18\x01 \x01(\x0c\x12,\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x17.elastic.v1.Explanation\x12#\n\x07vectors\x18\x03 \x03(\x0b\x32\x12.elastic.v1.Vector\"m\n\x06Vector\x12\x11\n\tembed_dim\x18\x01 \x01(\r\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.elastic.v1.Dtype\x12\x0e\n\x06values\x18\x03 \x01(\x0c\x12\r\n\x05scale\x18\x04 \x01(\x02\x12\x0f\n\x07quality\x18\x05 \x01(\x01\"\xb2\x02\n\x0b\x45xplanation\x12&\n\x08modality\x18\x01 \x01(\x0e\x32\x14.elastic.v1.Modality\x12\x10\n\x08submodel\x18\x02 \x01(\t\x12\x13\n\x0bgranularity\x18\x03 \x01(\t\x12\x11\n\tembed_dim\x18\x04 \x01(\r\x12\x0f\n\x07quality\x18\x05 \x01(\x01\x12\x10\n\x08queue_ms\x18\x06 \x01(\x01\x12\x12\n\ncompute_ms\x18\x07 \x01(\x01\x12\x14\n\x0cpredicted_ms\x18\x08 \x01(\x01\x12\x15\n\rpreprocess_ms\x18\t \x01(\x01\x12\x12\n\nbatch_size\x18\n \x01(\r\x12%\n\nlimited_by\x18\x0b \x01(\x0e\x32\x11.elastic.v1.Limit\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x12\n\nnum_tokens\x18\r \x01(\r\"K\n\x12\x45mbedStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.elastic.v1.EmbedRequest\"z\n\x10\x45mbedStreamReply\x12\n\n\x02id\x18\x01 \x01(\x04\x12\'\n\x05reply\x18\x02 \x01(\x0b\x32\x16.elastic.v1.EmbedReplyH\x00\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x13.elastic.v1.FailureH\x00\x42\t\n\x07outcome\"<\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nerror_json\x18\x03 \x01(\t\"\r\n\x0bInfoRequest\"\xec\x01\n\tInfoReply\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12(\n\nmodalities\x18\x04 \x03(\x0e\x32\x14.elastic.v1.Modality\x12\x12\n\nembed_dims\x18\x05 \x03(\r\x12+\n\tsubmodels\x18\x06 \x03(\x0b\x32\x18.elastic.v1.SubmodelInfo\x12\"\n\x06limits\x18\x07 \x01(\x0b\x32\x12.elastic.v1.Limits\x12\x15\n\rimage_formats\x18\x08 \x03(\t\"\x84\x01\n\x0cSubmodelInfo\x12&\n\x08modality\x18\x01 \x01(\x0e\x32\x14.elastic.v1.Modality\x12\x10\n\x08submodel\x18\x02 \x01(\t\x12\x13\n\x0bgranularity\x18\x03 \x01(\t\x12\x14\n\x0cpredicted_ms\x18\x04 \x01(\x01\x12\x0f\n\x07quality\x18\x05 \x03(\x01\"\xa8\x01\n\x06Limits\x12\x1a\n\x12max_items_per_call\x18\x01 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x02 \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x04\x12\x16\n\x0emax_text_chars\x18\x04 \x01(\r\x12\x19\n\x11max_waiting_items\x18\x05 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_latency_ms\x18\x06 \x01(\x01*K\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x12\n\x0eMODALITY_IMAGE\x10\x01\x12\x11\n\rMODALITY_TEXT\x10\x02*U\n\x05Limit\x12\x15\n\x11LIMIT_UNSPECIFIED\x10\x00\x12\x0e\n\nLIMIT_NONE\x10\x01\x12\x12\n\x0eLIMIT_DEADLINE\x10\x02\x12\x11\n\rLIMIT_BACKLOG\x10\x03*\x8a\x01\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x04\x12\x10\n\x0c\x44TYPE_BINARY\x10\x05\x12\x11\n\rDTYPE_UBINARY\x10\x06\x32\xd6\x01\n\x10\x45mbeddingService\x12\x39\n\x05\x45mbed\x12\x18.elastic.v1.EmbedRequest\x1a\x16.elastic.v1.EmbedReply\x12O\n\x0b\x45mbedStream\x12\x1e.elastic.v1.EmbedStreamRequest\x1a\x1c.elastic.v1.EmbedStreamReply(\x01\x30\x01\x12\x36\n\x04Info\x12\x17.elastic.v1.InfoRequest\x1a\x15.elastic.v1.InfoReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'elastic.v1.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODALITY']._serialized_start=1964
-  _globals['_MODALITY']._serialized_end=2039
-  _globals['_LIMIT']._serialized_start=2041
-  _globals['_LIMIT']._serialized_end=2126
-  _globals['_DTYPE']._serialized_start=2129
-  _globals['_DTYPE']._serialized_end=2267
+  _globals['_MODALITY']._serialized_start=2005
+  _globals['_MODALITY']._serialized_end=2080
+  _globals['_LIMIT']._serialized_start=2082
+  _globals['_LIMIT']._serialized_end=2167
+  _globals['_DTYPE']._serialized_start=2170
+  _globals['_DTYPE']._serialized_end=2308
   _globals['_OUTPUT']._serialized_start=42
   _globals['_OUTPUT']._serialized_end=103
   _globals['_SLO']._serialized_start=106
@@ -44,31 +44,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDDIMRANGE']._serialized_start=277
   _globals['_EMBEDDIMRANGE']._serialized_end=318
   _globals['_INPUT']._serialized_start=320
-  _globals['_INPUT']._serialized_end=371
-  _globals['_EMBEDREQUEST']._serialized_start=373
-  _globals['_EMBEDREQUEST']._serialized_end=489
-  _globals['_EMBEDREPLY']._serialized_start=492
-  _globals['_EMBEDREPLY']._serialized_end=623
-  _globals['_EMBEDDING']._serialized_start=625
-  _globals['_EMBEDDING']._serialized_end=739
-  _globals['_VECTOR']._serialized_start=741
-  _globals['_VECTOR']._serialized_end=850
-  _globals['_EXPLANATION']._serialized_start=853
-  _globals['_EXPLANATION']._serialized_end=1139
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=1141
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1216
-  _globals['_EMBEDSTREAMREPLY']._serialized_start=1218
-  _globals['_EMBEDSTREAMREPLY']._serialized_end=1340
-  _globals['_FAILURE']._serialized_start=1342
-  _globals['_FAILURE']._serialized_end=1402
-  _globals['_INFOREQUEST']._serialized_start=1404
-  _globals['_INFOREQUEST']._serialized_end=1417
-  _globals['_INFOREPLY']._serialized_start=1420
-  _globals['_INFOREPLY']._serialized_end=1656
-  _globals['_SUBMODELINFO']._serialized_start=1659
-  _globals['_SUBMODELINFO']._serialized_end=1791
-  _globals['_LIMITS']._serialized_start=1794
-  _globals['_LIMITS']._serialized_end=1962
-  _globals['_EMBEDDINGSERVICE']._serialized_start=2270
-  _globals['_EMBEDDINGSERVICE']._serialized_end=2484
+  _globals['_INPUT']._serialized_end=392
+  _globals['_EMBEDREQUEST']._serialized_start=394
+  _globals['_EMBEDREQUEST']._serialized_end=510
+  _globals['_EMBEDREPLY']._serialized_start=513
+  _globals['_EMBEDREPLY']._serialized_end=644
+  _globals['_EMBEDDING']._serialized_start=646
+  _globals['_EMBEDDING']._serialized_end=760
+  _globals['_VECTOR']._serialized_start=762
+  _globals['_VECTOR']._serialized_end=871
+  _globals['_EXPLANATION']._serialized_start=874
+  _globals['_EXPLANATION']._serialized_end=1180
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=1182
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1257
+  _globals['_EMBEDSTREAMREPLY']._serialized_start=1259
+  _globals['_EMBEDSTREAMREPLY']._serialized_end=1381
+  _globals['_FAILURE']._serialized_start=1383
+  _globals['_FAILURE']._serialized_end=1443
+  _globals['_INFOREQUEST']._serialized_start=1445
+  _globals['_INFOREQUEST']._serialized_end=1458
+  _globals['_INFOREPLY']._serialized_start=1461
+  _globals['_INFOREPLY']._serialized_end=1697
+  _globals['_SUBMODELINFO']._serialized_start=1700
+  _globals['_SUBMODELINFO']._serialized_end=1832
+  _globals['_LIMITS']._serialized_start=1835
+  _globals['_LIMITS']._serialized_end=2003
+  _globals['_EMBEDDINGSERVICE']._serialized_start=2311
+  _globals['_EMBEDDINGSERVICE']._serialized_end=2525
 # @@protoc_insertion_point(module_scope)

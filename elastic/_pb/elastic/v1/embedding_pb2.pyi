@@ -75,12 +75,14 @@ class EmbedDimRange(_message.Message):
     def __init__(self, min: _Optional[int] = ..., max: _Optional[int] = ...) -> None: ...
 
 class Input(_message.Message):
-    __slots__ = ("image", "text")
+    __slots__ = ("image", "text", "image_url")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     text: str
-    def __init__(self, image: _Optional[bytes] = ..., text: _Optional[str] = ...) -> None: ...
+    image_url: str
+    def __init__(self, image: _Optional[bytes] = ..., text: _Optional[str] = ..., image_url: _Optional[str] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("inputs", "slo", "outputs")
@@ -131,7 +133,7 @@ class Vector(_message.Message):
     def __init__(self, embed_dim: _Optional[int] = ..., dtype: _Optional[_Union[Dtype, str]] = ..., values: _Optional[bytes] = ..., scale: _Optional[float] = ..., quality: _Optional[float] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("modality", "submodel", "granularity", "embed_dim", "quality", "queue_ms", "compute_ms", "predicted_ms", "preprocess_ms", "batch_size", "limited_by", "reason")
+    __slots__ = ("modality", "submodel", "granularity", "embed_dim", "quality", "queue_ms", "compute_ms", "predicted_ms", "preprocess_ms", "batch_size", "limited_by", "reason", "num_tokens")
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     SUBMODEL_FIELD_NUMBER: _ClassVar[int]
     GRANULARITY_FIELD_NUMBER: _ClassVar[int]
@@ -144,6 +146,7 @@ class Explanation(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LIMITED_BY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     modality: Modality
     submodel: str
     granularity: str
@@ -156,7 +159,8 @@ class Explanation(_message.Message):
     batch_size: int
     limited_by: Limit
     reason: str
-    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., submodel: _Optional[str] = ..., granularity: _Optional[str] = ..., embed_dim: _Optional[int] = ..., quality: _Optional[float] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., preprocess_ms: _Optional[float] = ..., batch_size: _Optional[int] = ..., limited_by: _Optional[_Union[Limit, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    num_tokens: int
+    def __init__(self, modality: _Optional[_Union[Modality, str]] = ..., submodel: _Optional[str] = ..., granularity: _Optional[str] = ..., embed_dim: _Optional[int] = ..., quality: _Optional[float] = ..., queue_ms: _Optional[float] = ..., compute_ms: _Optional[float] = ..., predicted_ms: _Optional[float] = ..., preprocess_ms: _Optional[float] = ..., batch_size: _Optional[int] = ..., limited_by: _Optional[_Union[Limit, str]] = ..., reason: _Optional[str] = ..., num_tokens: _Optional[int] = ...) -> None: ...
 
 class EmbedStreamRequest(_message.Message):
     __slots__ = ("id", "request")
