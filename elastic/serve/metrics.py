@@ -14,6 +14,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from elastic.profile.tables import Modality
+from elastic.serve.batching import Level
 from elastic.serve.engine import RanBatch
 from elastic.serve.observer import OUTCOMES, Observer, Outcome
 
@@ -95,12 +96,18 @@ class Metrics(Observer):
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(name, text, ["replica"], registry=registry, buckets=buckets).labels(self._replica)
 
+        labels = ["replica", "modality", "granularity"]
         self._submodels = Counter(
-            "elastic_submodel_inputs",
-            "Inputs computed, by the submodel that computed them",
-            ["replica", "modality", "granularity"],
-            registry=registry,
+            "elastic_submodel_inputs", "Inputs computed, by the submodel that computed them", labels, registry=registry
         )
+        self._submodel_quality = Gauge(
+            "elastic_submodel_quality_ratio",
+            "Measured quality (recall@1) of a submodel at full width, once it has run",
+            labels,
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self._levels: dict[tuple[Modality, str], Level] = {}
         self._compute = histogram("elastic_compute_duration_seconds", "Model time of a batch", SECONDS)
         self._ratio = histogram("elastic_prediction_ratio", "Model time of a batch over its prediction", RATIOS)
         self._size = histogram("elastic_batch_size", "Inputs of a batch", SIZES)
@@ -121,7 +128,11 @@ class Metrics(Observer):
     def batch_ran(self, batch: RanBatch) -> None:
         """Count a batch."""
         works = batch.run.works
-        self._submodels.labels(self._replica, works[0].modality, batch.level.name).inc(len(works))
+        submodel = (works[0].modality, batch.level.name)
+        self._submodels.labels(self._replica, *submodel).inc(len(works))
+        if self._levels.get(submodel) is not batch.level:  # a new model has new levels
+            self._levels[submodel] = batch.level
+            self._submodel_quality.labels(self._replica, *submodel).set(batch.level.quality[max(batch.level.quality)])
         self._compute.observe(batch.compute_ms / 1000)
         self._ratio.observe(batch.compute_ms / batch.run.predicted_ms)
         self._size.observe(len(works))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from elastic import errors
 from elastic.serve.engine import Computed, RanBatch, Request
 
-MET, LATE, ERROR = "met", "late", "error"
+MET, LATE, ERROR, ABANDONED = "met", "late", "error", "abandoned"
 
 ENDINGS: dict[type[BaseException], str] = {
     errors.InvalidRequest: "invalid",
@@ -30,7 +30,7 @@ ENDINGS: dict[type[BaseException], str] = {
 }
 """How a request that was not answered ended, by its error; what is not here is a fault of the server, too."""
 
-OUTCOMES = (MET, LATE, *dict.fromkeys(ENDINGS.values()))
+OUTCOMES = (MET, LATE, ABANDONED, *dict.fromkeys(ENDINGS.values()))
 """Every way for a request to end."""
 
 NOT_OURS = frozenset({"invalid", "infeasible", "unauthenticated", "rate_limited", "cancelled"})
@@ -62,16 +62,14 @@ class Outcome:
         """One of `OUTCOMES`."""
         if self.error is None:
             return MET if self.met else LATE
+        if isinstance(self.error, asyncio.CancelledError) and self.slack_ms < 0:
+            return ABANDONED  # its caller waited for as long as it had said
         return ENDINGS.get(type(self.error), ERROR)
 
     @property
     def counts(self) -> bool:
-        """Whether attainment (the share of requests that were met) has it in its denominator.
-
-        A caller that leaves after its deadline has waited in vain, so that counts as missed.
-        """
-        name = self.name
-        return name not in NOT_OURS or (name == "cancelled" and self.slack_ms < 0)
+        """Whether attainment, the share of requests that were met, has it in its denominator."""
+        return self.name not in NOT_OURS
 
 
 class Observer:

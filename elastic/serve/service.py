@@ -168,7 +168,7 @@ class EmbeddingService:
     @property
     def num_waiting(self) -> int:
         """Inputs that wait for the model or are being decoded for it."""
-        return self._engine.num_waiting
+        return self._served.engine.num_waiting
 
     def close(self) -> None:
         """Stop computing and decoding."""

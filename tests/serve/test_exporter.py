@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -105,6 +106,10 @@ def test_a_server_shows_what_became_of_its_requests(server: str, metrics_port: i
         f'elastic_requests_total{{outcome="{outcome}",replica="0"}}' for outcome in ("met", "invalid", "infeasible")
     }
     assert more['elastic_submodel_inputs_total{granularity="XL",modality="image",replica="0"}'] == 1.0
+    until_s = time.monotonic() + 30
+    while 'elastic_slo_attainment_ratio{replica="0"} NaN' in page(url):
+        assert time.monotonic() < until_s, "nobody samples the gauges"
+        time.sleep(0.2)
 
 
 def counts(url: str) -> dict[str, float]:

@@ -95,6 +95,7 @@ def test_a_batch_counts_once_and_its_inputs_by_submodel(
 ) -> None:
     metrics.batch_ran(batch(front, num_works=3, compute_ms=12.0, predicted_ms=10.0))
     assert value(registry, "elastic_submodel_inputs_total", modality="image", granularity="M") == 3
+    assert value(registry, "elastic_submodel_quality_ratio", modality="image", granularity="M") == 0.4
     assert value(registry, "elastic_batch_size_count") == 1
     assert value(registry, "elastic_batch_size_sum") == 3
     assert value(registry, "elastic_compute_duration_seconds_sum") == pytest.approx(0.012)
@@ -169,7 +170,7 @@ def test_the_manual_lists_every_metric_with_its_type_and_labels(
 
 def test_the_manual_lists_every_outcome_and_whether_it_counts() -> None:
     text = MANUAL.read_text(encoding="utf-8")
-    listed = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (yes|no|if [^|]+) \|", text, re.MULTILINE))
+    listed = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (yes|no) \|", text, re.MULTILINE))
     assert {name: answer == "yes" for name, answer in listed.items()} == {
         name: name not in NOT_OURS for name in OUTCOMES
     }

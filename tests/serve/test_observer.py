@@ -100,7 +100,7 @@ def test_every_error_class_has_an_outcome() -> None:
         (SloInfeasible("1 ms", "4 ms", "raise it"), 1.0, "infeasible", False),
         (InvalidRequest("inputs", "is empty"), math.nan, "invalid", False),
         (asyncio.CancelledError(), 5.0, "cancelled", False),
-        (asyncio.CancelledError(), -5.0, "cancelled", True),
+        (asyncio.CancelledError(), -5.0, "abandoned", True),
     ],
 )
 def test_an_end_has_a_name_and_counts_unless_it_says_nothing_of_the_server(

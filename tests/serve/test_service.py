@@ -183,6 +183,10 @@ def test_a_bad_request_does_not_reach_the_model(service: EmbeddingService) -> No
         embed(service, pb.EmbedRequest(inputs=[pb.Input(text="a")], slo=pb.Slo(latency_ms=60_000.0, embed_dim=9)))
 
 
+def test_nothing_waits_in_a_service_that_was_not_asked(service: EmbeddingService) -> None:
+    assert service.num_waiting == 0
+
+
 def test_the_canary_passes_and_closing_stops_it(service: EmbeddingService) -> None:
     assert asyncio.run(service.canary())
     service.close()
