@@ -26,7 +26,7 @@ FLAGS = {
     "min-quality modality num-threads quantile",
     "serve": "default-latency-ms dtype force-foreign-tables host http-port image-url-allow max-batch-size "
     "max-image-pixels max-items-per-call max-message-bytes max-waiting-items metrics-port num-replicas num-threads "
-    "port profile quantile",
+    "policy port profile quantile",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
     "bench": "",
     "data": "",

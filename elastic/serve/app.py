@@ -24,6 +24,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from elastic.errors import ConfigError, ServerUnavailable
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 from elastic.serve.exporter import exporting
+from elastic.serve.policies import policy_maker
 from elastic.serve.resident import ResidentModel
 from elastic.serve.served import load_fronts
 
@@ -63,7 +64,7 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     _check_port(config.host, config.port, "port")
     _check_port(config.host, config.port_of_http, "http_port")
     # Here too: a replica that cannot start is tried again and again before Serve gives up.
-    load_fronts(ResidentModel.load(config.run, config.dtype), config)
+    policy_maker(config.policy, load_fronts(ResidentModel.load(config.run, config.dtype), config))
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True)))
         _set_environment(environment(config, scratch))

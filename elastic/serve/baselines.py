@@ -1,4 +1,4 @@
-"""Policies of other systems, to compare `policy.LookaheadPolicy` with: same queue, same table, same interface.
+"""Policies of other systems, to compare `lookahead.LookaheadPolicy` with: same queue, same table, same interface.
 
 All serve the modality of the most urgent input, most urgent first, admit everything, and refuse nothing; what expires
 in the queue is never computed, as under every policy here. They look at the head of the queue and its slack alone.

@@ -92,6 +92,11 @@ class Level:
     quality: Mapping[int, float]
     """Measured quality by embedding width."""
 
+    @property
+    def full_quality(self) -> float:
+        """Of the full width."""
+        return self.quality[max(self.quality)]
+
     def width(self, slo: Slo) -> int:
         """The embedding width for a request: the full one unless it asks, else the best it allows.
 
@@ -165,13 +170,14 @@ class Costs:
     fronts: Mapping[Modality, Front]
     factors: Mapping[Modality, tuple[float, ...]]
     """One factor per level."""
-    cheapest: Mapping[Modality, tuple[int, ...]] = field(init=False)
+    cheapest: Mapping[Modality, tuple[int, ...]] = field(default_factory=dict)
     """For every floor, the level at or above it that is the fastest now."""
 
     def __post_init__(self) -> None:
-        # Corrections move levels independently, so a larger submodel can be the faster one for a while.
-        cheapest = {modality: self._cheapest_from_floors(modality) for modality in self.fronts}
-        object.__setattr__(self, "cheapest", cheapest)
+        if not self.cheapest:
+            # Corrections move levels independently, so a larger submodel can be the faster one for a while.
+            cheapest = {modality: self._cheapest_from_floors(modality) for modality in self.fronts}
+            object.__setattr__(self, "cheapest", cheapest)
 
     def _cheapest_from_floors(self, modality: Modality) -> tuple[int, ...]:
         levels = range(len(self.fronts[modality].levels))
@@ -185,6 +191,11 @@ class Costs:
             for modality, front in fronts.items()
         }
         return cls(fronts, factors)
+
+    def slower(self, times: float) -> "Costs":
+        """The same predictions, all so many times longer."""
+        factors = {modality: tuple(factor * times for factor in row) for modality, row in self.factors.items()}
+        return Costs(self.fronts, factors, self.cheapest)
 
     def levels(self, modality: Modality) -> tuple[Level, ...]:
         """The levels of a modality, ascending in quality."""

@@ -52,6 +52,9 @@ class Serve:
     """torch threads of each replica's model; the latency table must have been measured with as many."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the model; the latency table must have been measured with it."""
+    policy: str = "lookahead"
+    """What chooses submodel and batch: lookahead, or for comparisons slackfit, max_accuracy, max_batch,
+    infaas_min_cost, static=LEVEL or clipper_aimd=LEVEL (a submodel of the front, smallest or largest)."""
     quantile: Quantile = "p90"
     """Which measured time must fit a deadline; p99 is more careful, p50 more daring."""
     max_batch_size: int = 32

@@ -32,6 +32,8 @@ class ServeConfig:
     """Arithmetic of the model; the latency table must have been measured with it."""
     force_foreign_tables: bool = False
     """Serve with times that were measured on another device."""
+    policy: str = "lookahead"
+    """What decides which submodel and which batch run next; one of `policies.POLICIES`."""
     quantile: Quantile = "p90"
     """Which measured time must fit a deadline."""
     max_batch_size: int = 32

@@ -18,7 +18,8 @@ import numpy as np
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
 from elastic.profile.tables import Modality
 from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work
-from elastic.serve.policy import Limit, LookaheadPolicy, Policy, Refuse, Run, floor_plan
+from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan
 from elastic.submodel import Slo, Submodel
 
 Compute = Callable[[Modality, Submodel, Sequence[object]], np.ndarray]
@@ -133,6 +134,7 @@ class Engine:
         """
         works = self._works(request)
         self._check_feasible(request, works)
+        self._policy.notice(works)
         self._admit(request, works)
         self._num_preparing += len(works)
         try:
@@ -211,7 +213,10 @@ class Engine:
 
     def _check_feasible(self, request: Request, works: Sequence[Work]) -> None:
         """Refuse what even an idle engine, as profiled, could not do inside the whole budget."""
-        table = Costs(self.fronts, {modality: (1.0,) * len(front.levels) for modality, front in self.fronts.items()})
+        headroom = self._policy.headroom
+        table = Costs(
+            self.fronts, {modality: (headroom,) * len(front.levels) for modality, front in self.fronts.items()}
+        )
         budget_ms = request.slo.latency_ms - self._reply_margin_ms
         fresh = [replace(work, deadline_ms=budget_ms) for work in works]
         plan = floor_plan(fresh, 0.0, table)

@@ -15,6 +15,7 @@ from elastic.serve.engine import Engine
 from elastic.serve.front import build_fronts
 from elastic.serve.inputs import Preparation
 from elastic.serve.observer import Observer
+from elastic.serve.policies import policy_maker
 from elastic.serve.resident import ResidentModel
 from elastic.serve.urls import AllowList, ImageFetcher
 
@@ -42,6 +43,7 @@ class Served:
         engine = Engine(
             fronts,
             model.compute,
+            policy=policy_maker(config.policy, fronts)(),
             max_waiting_items=config.max_waiting_items,
             reply_margin_ms=config.reply_margin_ms,
             on_batch=observer.batch_ran,

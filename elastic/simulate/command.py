@@ -21,7 +21,8 @@ from elastic.profile.store import inside_package, load_latency, load_quality
 from elastic.profile.tables import Modality
 from elastic.serve.config import ServeConfig
 from elastic.serve.front import build_fronts
-from elastic.simulate.compare import POLICIES, SERVED, Score, compare, mean_scores, policy_maker
+from elastic.serve.policies import POLICIES, SERVED, policy_maker
+from elastic.simulate.compare import Score, compare, mean_scores
 from elastic.simulate.fleet import Failure, Fleet, Requests
 from elastic.simulate.service import MeasuredTimes
 from elastic.simulate.trace import Traffic, describe, draw

@@ -83,10 +83,12 @@ class Outcome:
     met: Bool[np.ndarray, " request"]
     """Answered within its objective."""
     refused: Bool[np.ndarray, " request"]
-    """Told at once, or before its turn, that it would be late."""
+    """Told at once that it would be late."""
+    dropped: Bool[np.ndarray, " request"]
+    """Accepted, and then refused before its turn or left in the queue until its deadline had passed."""
     batch_sizes: Int[np.ndarray, " batch"]
     decision_us: Float[np.ndarray, " decision"]
-    """Wall time of every decision of the policy on this machine."""
+    """Processor time of every decision of the policy on this machine."""
 
 
 class _Kind(IntEnum):
@@ -129,7 +131,7 @@ class _Simulation:
         self._events: list[tuple[float, _Kind, int, int, int]] = []
         self._order = itertools.count()
         self._finished_ms, self._quality = np.full(count, np.nan), np.full(count, np.nan)
-        self._refused = np.zeros(count, np.bool_)
+        self._refused, self._dropped = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         self._batch_sizes: list[int] = []
         self._decision_us: list[float] = []
 
@@ -156,6 +158,7 @@ class _Simulation:
             quality=self._quality,
             met=latency_ms <= self._requests.slo_ms + 1e-9,
             refused=self._refused,
+            dropped=self._dropped,
             batch_sizes=np.array(self._batch_sizes, np.int64),
             decision_us=np.array(self._decision_us),
         )
@@ -170,6 +173,7 @@ class _Simulation:
             return
         replica = self._replicas[number]
         try:
+            replica.policy.notice([work])
             replica.queue.check_room(1, 1.0)
             costs = Costs.at(now_ms, self._fleet.fronts, replica.correction)
             replica.policy.admit(replica.queue.view(), [work], max(now_ms, replica.free_ms), costs)
@@ -190,15 +194,15 @@ class _Simulation:
     def _start(self, number: int, now_ms: float) -> None:
         """As `Engine` does: drop what expired, ask the policy, run or refuse, until something runs."""
         replica, fleet = self._replicas[number], self._fleet
-        replica.queue.expire(now_ms)
+        self._dropped[[work.id for work in replica.queue.expire(now_ms)]] = True
         while len(replica.queue):
             costs = Costs.at(now_ms, fleet.fronts, replica.correction)
-            begin = time.perf_counter_ns()
+            begin = time.thread_time_ns()
             decision = replica.policy.decide(replica.queue.view(), now_ms, costs)
-            self._decision_us.append((time.perf_counter_ns() - begin) / 1000)
+            self._decision_us.append((time.thread_time_ns() - begin) / 1000)
             replica.queue.remove(decision.works)
             if isinstance(decision, Refuse):
-                self._refused[[work.id for work in decision.works]] = True
+                self._dropped[[work.id for work in decision.works]] = True
                 continue
             replica.running, replica.began_ms = decision, now_ms
             replica.free_ms = now_ms + decision.predicted_ms
@@ -219,7 +223,7 @@ class _Simulation:
         replica.correction.observe(modality, level.submodel, ratio, now_ms)
         for work in run.works:
             self._finished_ms[work.id] = now_ms
-            self._quality[work.id] = level.quality[max(level.quality)]
+            self._quality[work.id] = level.full_quality
         self._batch_sizes.append(size)
         replica.policy.observe(run, now_ms)
         replica.running, replica.free_ms = None, now_ms

@@ -8,7 +8,8 @@ import pytest
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
 from elastic.serve.batching import Costs, Front, Work
 from elastic.serve.engine import Computed, Engine, Request
-from elastic.serve.policy import LookaheadPolicy, Refuse, Run
+from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policy import Refuse, Run
 from elastic.submodel import Slo, Submodel
 
 
@@ -44,7 +45,8 @@ class Harness:
         self.clock = FakeClock()
         self.model = FakeModel(front, self.clock)
         fronts = {"image": front, "text": front}
-        self.engine = Engine(fronts, self.model, clock=self.clock, reply_margin_ms=0.0, **settings)  # type: ignore[arg-type]
+        settings = {"policy": LookaheadPolicy(headroom=1.0), "reply_margin_ms": 0.0} | settings
+        self.engine = Engine(fronts, self.model, clock=self.clock, **settings)  # type: ignore[arg-type]
 
     def request(self, count: int, latency_ms: float, modality: str = "image", **slo: object) -> Request:
         now_ms = self.clock()

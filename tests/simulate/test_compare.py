@@ -1,13 +1,11 @@
-"""Names lead to policies, and a score counts every request."""
+"""A score counts every request, and all policies see the same ones."""
 
 import numpy as np
-import pytest
 
-from elastic.errors import ConfigError
-from elastic.serve.baselines import ClipperAimd, MaxBatch, SlackFit, Static
 from elastic.serve.batching import Front, Level
-from elastic.serve.policy import LookaheadPolicy
-from elastic.simulate.compare import POLICIES, compare, mean_scores, policy_maker, score
+from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policies import POLICIES
+from elastic.simulate.compare import compare, mean_scores, score
 from elastic.simulate.fleet import Fleet, Outcome, Requests
 from elastic.simulate.service import PredictedTimes
 from elastic.submodel import Submodel
@@ -22,40 +20,13 @@ FRONTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "level"),
-    [
-        ("lookahead", LookaheadPolicy, None),
-        ("slackfit", SlackFit, None),
-        ("max_batch", MaxBatch, None),
-        ("static=smallest", Static, 0),
-        ("static=XL", Static, 1),
-        ("clipper_aimd=largest", ClipperAimd, 1),
-    ],
-)
-def test_a_name_makes_its_policy(name: str, kind: type, level: int | None):
-    made = policy_maker(name, FRONTS)()
-    assert type(made) is kind
-    assert level is None or made.level == level  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", ["", "best", "static", "static=M", "lookahead=XL"])
-def test_an_unknown_name_is_refused(name: str):
-    with pytest.raises(ConfigError):
-        policy_maker(name, FRONTS)
-
-
-def test_each_replica_gets_a_policy_of_its_own():
-    make = policy_maker("clipper_aimd=S", FRONTS)
-    assert make() is not make()
-
-
 def test_a_score_counts_late_refused_and_forgotten_requests_as_not_met():
     outcome = Outcome(
         latency_ms=np.array([10.0, 40.0, np.nan, np.nan]),
         quality=np.array([0.8, 0.5, np.nan, np.nan]),
         met=np.array([True, False, False, False]),
         refused=np.array([False, False, True, False]),
+        dropped=np.array([False, False, False, True]),
         batch_sizes=np.array([2]),
         decision_us=np.array([5.0]),
     )
