@@ -100,7 +100,12 @@ def unavailable_advice(details: str) -> str:
 
 
 def _options() -> Sequence[tuple[str, int]]:
-    return [("grpc.max_receive_message_length", MAX_REPLY_BYTES)]
+    return [
+        ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+        # A server that restarts is found again soon: grpc would wait a second after the first failure, and ever longer.
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
 
 
 def _read(field: str, path: Path | None) -> bytes | None:

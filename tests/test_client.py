@@ -1,8 +1,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -10,10 +9,6 @@ import numpy as np
 import pytest
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
-from elastic._pb.elastic.v1.embedding_pb2_grpc import (
-    EmbeddingServiceServicer,
-    add_EmbeddingServiceServicer_to_server,
-)
 from elastic.client import Client, Embedding
 from elastic.errors import (
     DeadlineExceeded,
@@ -27,56 +22,7 @@ from elastic.errors import (
 )
 from elastic.quantise import Output
 from elastic.submodel import Submodel
-
-OVERLOADED = '{"type": "Overloaded", "fields": ["busy", 12.5]}'
-
-
-def embedding(values: list[float]) -> pb.Embedding:
-    why = pb.Explanation(
-        modality=pb.MODALITY_IMAGE,
-        submodel="ffn=16x2",
-        granularity="S",
-        embed_dim=len(values),
-        compute_ms=3.0,
-        batch_size=2,
-        limited_by=pb.LIMIT_DEADLINE,
-    )
-    return pb.Embedding(values_f32=np.array(values, "<f4").tobytes(), explanation=why)
-
-
-class FakeService(EmbeddingServiceServicer):
-    """Answers every call as the test says, and remembers the calls."""
-
-    def __init__(self) -> None:
-        self.requests: list[pb.EmbedRequest] = []
-        self.metadata: list[dict[str, str]] = []
-        self.remaining_s: list[float] = []
-        self.respond: Callable[[grpc.ServicerContext], pb.EmbedReply] = self.succeed
-
-    @staticmethod
-    def succeed(context: grpc.ServicerContext) -> pb.EmbedReply:
-        return pb.EmbedReply(embeddings=[embedding([0.6, 0.8])], model_version="v1", total_ms=5.0, slo_met=True)
-
-    def Embed(self, request: pb.EmbedRequest, context: grpc.ServicerContext) -> pb.EmbedReply:
-        self.requests.append(request)
-        self.metadata.append(dict(context.invocation_metadata()))
-        self.remaining_s.append(context.time_remaining())
-        return self.respond(context)
-
-    def EmbedStream(
-        self, request_iterator: Iterator[pb.EmbedStreamRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.EmbedStreamReply]:
-        self.metadata.append(dict(context.invocation_metadata()))
-        for message in request_iterator:
-            if message.id == 1:
-                failure = pb.Failure(code=8, message="busy", error_json=OVERLOADED)
-                yield pb.EmbedStreamReply(id=message.id, failure=failure)
-            else:
-                yield pb.EmbedStreamReply(id=message.id, reply=self.succeed(context))
-
-    def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoReply:
-        self.metadata.append(dict(context.invocation_metadata()))
-        return pb.InfoReply(model_name="fake", embed_dims=[1, 2])
+from .fake_service import OVERLOADED, FakeService, end, running
 
 
 @pytest.fixture
@@ -86,25 +32,8 @@ def service() -> FakeService:
 
 @pytest.fixture
 def client(service: FakeService) -> Iterator[Client]:
-    server = grpc.server(ThreadPoolExecutor(4))
-    add_EmbeddingServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with Client(f"127.0.0.1:{port}") as client:
+    with running(service) as address, Client(address) as client:
         yield client
-    server.stop(None)
-
-
-def end(
-    code: grpc.StatusCode, details: str, *metadata: tuple[str, str]
-) -> Callable[[grpc.ServicerContext], pb.EmbedReply]:
-    def respond(context: grpc.ServicerContext) -> pb.EmbedReply:
-        context.set_trailing_metadata(metadata)
-        context.set_code(code)
-        context.set_details(details)
-        return pb.EmbedReply()
-
-    return respond
 
 
 def test_an_answer_is_a_numpy_array_with_its_explanation(client: Client) -> None:
@@ -147,6 +76,13 @@ def test_images_go_before_texts_and_paths_are_read(client: Client, service: Fake
     (tmp_path / "a.png").write_bytes(b"file")
     client.embed(texts=["a cat"], images=[tmp_path / "a.png", b"bytes"])
     assert [item.image or item.text for item in service.requests[0].inputs] == [b"file", b"bytes", "a cat"]
+
+
+def test_a_string_among_images_is_a_url_for_the_server_to_read(client: Client, service: FakeService) -> None:
+    client.embed(images=["https://example.com/a.png"])
+    assert service.requests[0].inputs[0].image_url == "https://example.com/a.png"
+    with pytest.raises(InvalidRequest, match="a file is a Path"):
+        client.embed(images=["a.png"])
 
 
 def test_the_objective_is_sent_whole(client: Client, service: FakeService) -> None:
@@ -259,6 +195,36 @@ def test_a_stream_yields_positions_with_embeddings_or_errors(client: Client) -> 
 def test_a_stream_to_nobody_raises() -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(ServerUnavailable):
         list(client.embed_stream(["x"]))
+
+
+def test_every_call_has_a_deadline(client: Client, service: FakeService) -> None:
+    client.embed(texts=["x"])
+    client.info()
+    list(client.embed_stream(["x"], timeout_s=50.0))
+    limits_s = [round(remaining_s, -1) for remaining_s in service.remaining_s]
+    assert limits_s == [30.0, 30.0, 50.0]
+
+
+def test_a_stream_that_takes_too_long_ends(client: Client, service: FakeService) -> None:
+    service.is_silent = True
+    with pytest.raises(DeadlineExceeded):
+        list(client.embed_stream(["x"], timeout_s=0.05))
+
+
+def test_a_malformed_objective_of_a_stream_is_refused_before_it_is_sent(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="latency_ms"):
+        list(client.embed_stream(["x"], latency_slo_ms=-1.0))
+
+
+def test_repetitions_are_a_small_part_of_all_calls_while_nothing_answers(
+    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda pause_s: None)
+    service.respond = end(grpc.StatusCode.UNAVAILABLE, "down")
+    for _ in range(100):
+        with pytest.raises(ServerUnavailable):
+            client.embed(texts=["x"])
+    assert len(service.requests) <= 100 + 10 + 10  # a tenth of the calls, and what was saved up
 
 
 def test_info_is_passed_on(client: Client) -> None:
