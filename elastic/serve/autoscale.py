@@ -51,13 +51,13 @@ class ScalingRules:
         for name in ("target_attainment", "usable", "headroom"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(name, getattr(self, name), "must be in (0, 1]")
-        for name in ("window_s", "forget_s"):
+        for name in ("window_s", "forget_s", "down_after_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(name, getattr(self, name), "must be positive")
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetSize:
     """How many replicas there are."""
 
     running: int
@@ -69,15 +69,15 @@ class Fleet:
 class ScalingState:
     """What the scaler remembers from one decision to the next."""
 
-    fleet: Fleet = Fleet(0, 0)
+    size: FleetSize = FleetSize(0, 0)
     changed_s: float = -math.inf
     """When the fleet last was another."""
     pressed_s: float | None = None
     """Since when too much is lost."""
-    spare_s: float | None = None
-    """Since when fewer replicas would do."""
-    spare: int = 0
-    """The most that were needed at any time since then."""
+    most: float = 0.0
+    """The most work that was asked for since then, at the present size."""
+    needs: tuple[tuple[int, int], ...] = ()
+    """The most replicas that were needed in each of the last stretches of time, by the number of the stretch."""
     idle_s: float | None = None
     """Since when nothing is asked."""
     usable: float | None = None
@@ -98,7 +98,7 @@ class Scaler(ABC):
     """Decides how many replicas there should be."""
 
     @abstractmethod
-    def decide(self, load: Load, fleet: Fleet, state: ScalingState, now_s: float) -> Decision:
+    def decide(self, load: Load, size: FleetSize, state: ScalingState, now_s: float) -> Decision:
         """The number of replicas wanted from now on."""
 
 
@@ -109,26 +109,29 @@ class DeficitScaler(Scaler):
     """Nothing that is seen at less than this is blamed on too few replicas."""
     STEP = 0.9
     """What of a load that proved too much is taken for usable."""
+    STRETCHES = 6
+    """Parts of `down_after_s` that needs are remembered by; the fleet shrinks up to one of them later."""
 
     def __init__(self, rules: ScalingRules) -> None:
         self.rules = rules
 
-    def decide(self, load: Load, fleet: Fleet, state: ScalingState, now_s: float) -> Decision:
+    def decide(self, load: Load, size: FleetSize, state: ScalingState, now_s: float) -> Decision:
         """The number of replicas wanted from now on."""
         rules = self.rules
-        if fleet.running and not load.span_ms:
-            return Decision(self._clamp(fleet.target), state, "no replica has reported yet")
-        state = self._follow(load, fleet, state, now_s)
+        if size.running and not load.span_ms:
+            return Decision(self._clamp(size.target), state, "no replica has reported yet")
+        state = self._follow(load, size, state, now_s)
         if self._is_idle(load, state, now_s):
             return Decision(0, state, "nothing was asked for a while")
-        if fleet.running == 0:
-            wanted = self._clamp(max(fleet.target, 1 if load.waiting else 0))
+        if size.running == 0:
+            wanted = self._clamp(max(size.target, 1 if load.waiting else 0))
             return Decision(wanted, state, "started for the first requests")
         if state.pressed_s is not None and now_s - state.pressed_s >= rules.up_after_s:
-            return self._grow(load, fleet, state, now_s)
-        if state.spare_s is not None and now_s - state.spare_s >= rules.down_after_s:
-            return Decision(self._clamp(state.spare), state, "fewer would serve everything at full quality")
-        return Decision(self._clamp(fleet.target), state, "enough")
+            return self._grow(load, size, state, now_s)
+        enough = self._enough(state, now_s)
+        if enough is not None and enough < size.target:
+            return Decision(self._clamp(enough), state, "fewer would serve everything at full quality")
+        return Decision(self._clamp(size.target), state, "enough")
 
     def usable(self, state: ScalingState, now_s: float) -> float:
         """How much full-quality work a replica is trusted with now."""
@@ -137,18 +140,18 @@ class DeficitScaler(Scaler):
         kept = 0.5 ** ((now_s - state.learned_s) / self.rules.forget_s)
         return self.rules.usable + (state.usable - self.rules.usable) * kept
 
-    def _follow(self, load: Load, fleet: Fleet, state: ScalingState, now_s: float) -> ScalingState:
+    def _follow(self, load: Load, size: FleetSize, state: ScalingState, now_s: float) -> ScalingState:
         """Note since when what holds."""
-        if fleet != state.fleet:
-            state = replace(state, fleet=fleet, changed_s=now_s, spare_s=None)
+        if size != state.size:
+            state = replace(state, size=size, changed_s=now_s, most=0.0)
         pressed = self._is_pressed(load)
-        may_shrink = not pressed and self._is_settled(fleet, state, now_s)
-        spare = self._spare(load, state, now_s) if may_shrink else fleet.running
+        usable = self.rules.headroom * self.usable(state, now_s)
+        needed = max(1, _replicas(load.work, usable), size.target if pressed else 0)
         return replace(
             state,
             pressed_s=_since(pressed, state.pressed_s, now_s),
-            spare=max(spare, state.spare) if state.spare_s is not None else spare,
-            spare_s=_since(spare < fleet.running, state.spare_s, now_s),
+            most=max(load.work, state.most) if pressed else 0.0,
+            needs=self._noted(state.needs, needed, now_s),
             idle_s=_since(not load.requests and not load.waiting, state.idle_s, now_s),
         )
 
@@ -160,36 +163,50 @@ class DeficitScaler(Scaler):
         refusing = load.missed >= rules.min_missed and load.attainment < rules.target_attainment
         return refusing or load.quality_loss > rules.max_quality_loss
 
-    def _is_settled(self, fleet: Fleet, state: ScalingState, now_s: float) -> bool:
+    def _is_settled(self, size: FleetSize, state: ScalingState, now_s: float) -> bool:
         """Whether the window holds nothing from before the last change."""
-        return fleet.running == fleet.target and now_s - state.changed_s >= self.rules.window_s
+        return size.running == size.target and now_s - state.changed_s >= self.rules.window_s
 
     def _is_idle(self, load: Load, state: ScalingState, now_s: float) -> bool:
         if self.rules.min_replicas or state.idle_s is None:
             return False
         return now_s - state.idle_s >= self.rules.zero_after_s
 
-    def _needed(self, load: Load, running: int, usable: float) -> int:
-        """Replicas that would serve all that was asked at full quality, each busy for a share of `usable`."""
-        return math.ceil(running * load.full_work / usable - 1e-9)
+    def _noted(self, needs: tuple[tuple[int, int], ...], needed: int, now_s: float) -> tuple[tuple[int, int], ...]:
+        """The needs with one more, and without those that are longer ago than `down_after_s`."""
+        now = self._stretch(now_s)
+        past = tuple(one for one in needs if now - self.STRETCHES <= one[0] < now)
+        return (*past, (now, max([needed, *(most for number, most in needs if number == now)])))
 
-    def _spare(self, load: Load, state: ScalingState, now_s: float) -> int:
-        usable = self.rules.headroom * self.usable(state, now_s)
-        return max(1, self.rules.min_replicas, self._needed(load, state.fleet.running, usable))
+    def _enough(self, state: ScalingState, now_s: float) -> int | None:
+        """The most that were needed at any time in the last `down_after_s`; None if that is not known yet."""
+        if state.needs[0][0] > self._stretch(now_s) - self.STRETCHES:
+            return None
+        return max(most for _, most in state.needs)
 
-    def _grow(self, load: Load, fleet: Fleet, state: ScalingState, now_s: float) -> Decision:
+    def _stretch(self, now_s: float) -> int:
+        return int(now_s * self.STRETCHES // self.rules.down_after_s)
+
+    def _grow(self, load: Load, size: FleetSize, state: ScalingState, now_s: float) -> Decision:
         """To what the work needs; if it seemed to need no more, the estimate was wrong, and that is remembered."""
-        usable = self.usable(state, now_s)
-        if self._is_settled(fleet, state, now_s) and load.full_work < usable:
-            usable = max(self.LOWEST_USABLE, self.STEP * load.full_work)
-            state = replace(state, usable=usable, learned_s=now_s)
-        needed = max(fleet.target, self._needed(load, fleet.running, usable))
+        usable, work = self.usable(state, now_s), load.work
+        if self._is_settled(size, state, now_s):
+            work = state.most
+            if work < usable * size.running:
+                usable = max(self.LOWEST_USABLE, self.STEP * work / size.running)
+                state = replace(state, usable=usable, learned_s=now_s)
+        needed = max(size.target, _replicas(work, usable))
         lost = f"{load.attainment:.1%} met, {load.quality_loss:.1%} of quality lost"
-        reason = f"{lost}, {load.full_work:.0%} of each replica's time asked for"
+        reason = f"{lost}, work for {load.work / usable:.1f} replicas"
         return Decision(self._clamp(needed), state, reason)
 
     def _clamp(self, wanted: int) -> int:
         return min(max(wanted, self.rules.min_replicas), self.rules.max_replicas)
+
+
+def _replicas(work: float, usable: float) -> int:
+    """That do the work at full quality, each busy for a share of `usable`."""
+    return math.ceil(work / usable - 1e-9)
 
 
 def _since(holds: bool, since_s: float | None, now_s: float) -> float | None:

@@ -9,8 +9,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, fields
-from functools import lru_cache
+from dataclasses import astuple, dataclass
 
 from elastic.errors import DeadlineExceeded, Overloaded
 from elastic.profile.tables import Modality
@@ -22,6 +21,9 @@ WAIT = 1.5
 """Times of a batch between arrival and answer at a busy server: the wait for one that runs, half of it on average, and
 its own."""
 
+MAX_REMEMBERED = 4096
+"""Answers to questions that are asked again and again."""
+
 
 @dataclass(slots=True)
 class Load:
@@ -29,6 +31,8 @@ class Load:
 
     span_ms: float = 0.0
     """Replica time that was watched."""
+    window_ms: float = 0.0
+    """Time that passed; of several replicas, the longest."""
     requests: float = 0.0
     """That ended, those aside that no number of replicas could have answered in time."""
     missed: float = 0.0
@@ -47,7 +51,9 @@ class Load:
     """Inputs that are not answered yet; of this moment, not of the stretch."""
 
     def __add__(self, other: "Load") -> "Load":
-        return Load(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+        total = Load(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+        total.window_ms = max(self.window_ms, other.window_ms)
+        return total
 
     @property
     def attainment(self) -> float:
@@ -70,12 +76,10 @@ class Load:
         return self.busy_ms / self.table_ms if self.table_ms else 1.0
 
     @property
-    def full_work(self) -> float:
-        """What a replica would be busy if everything asked were answered at full quality; above 1, it cannot be."""
-        return self.full_ms * self.slowness / self.span_ms if self.span_ms else 0.0
-
-
-LOAD_FIELDS = tuple(field.name for field in fields(Load))
+    def work(self) -> float:
+        """Replicas that would be busy all the time if everything that was asked were answered at full quality."""
+        # Over the time that passed: a replica that came up lately takes over work, it does not bring any.
+        return self.full_ms * self.slowness / self.window_ms if self.window_ms else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ class LoadWindow:
         self._drop(number)
         oldest_ms = (number - self._num_slots + 1) * self._slot_ms
         total = sum((load for _, load in self._slots), Load())
-        total.span_ms = now_ms - max(oldest_ms, self._since_ms)
+        total.span_ms = total.window_ms = now_ms - max(oldest_ms, self._since_ms)
         return total
 
     def _drop(self, number: int) -> None:
@@ -138,11 +142,17 @@ class LoadWindow:
 
 
 class LoadMeter:
-    """Adds up what happens, from the fronts that it could be served from."""
+    """Adds up what happens, and what could have happened instead."""
 
-    def __init__(self, fronts: Mapping[Modality, Front], window_ms: float, now_ms: float) -> None:
-        self._fronts, self._window = fronts, LoadWindow(window_ms, now_ms)
-        self._ideal = lru_cache(maxsize=4096)(lambda modality, *asked: ideal(fronts[modality], *asked))
+    def __init__(self, window_ms: float, now_ms: float) -> None:
+        self._window = LoadWindow(window_ms, now_ms)
+        self._fronts: Mapping[Modality, Front] = {}
+        self._ideals: dict[tuple[Modality, int, float], Ideal | None] = {}
+
+    def choose_from(self, fronts: Mapping[Modality, Front]) -> None:
+        """Compare with what these fronts allow from now on."""
+        if fronts is not self._fronts:
+            self._fronts, self._ideals = fronts, {}
 
     def load(self, now_ms: float, waiting: float = 0.0) -> Load:
         """What the window holds, and what waits now."""
@@ -150,18 +160,20 @@ class LoadMeter:
         load.waiting = waiting
         return load
 
-    def ran(self, modality: Modality, level: int, batch_size: int, took_ms: float, now_ms: float) -> None:
+    def ran(self, table_ms: float, took_ms: float, now_ms: float) -> None:
         """A batch was computed."""
         slot = self._window.slot(now_ms)
-        slot.table_ms += self._fronts[modality].levels[level].batch_ms[batch_size - 1]
+        slot.table_ms += table_ms
         slot.busy_ms += took_ms
 
     def ended(self, asked: Mapping[Modality, int], budget_ms: float, met: bool, now_ms: float) -> dict[Modality, Ideal]:
         """A request was answered or not; returns how it could have been, empty if it does not count."""
-        ideals = {modality: self._ideal(modality, count, budget_ms) for modality, count in asked.items()}
-        found = {modality: one for modality, one in ideals.items() if one is not None}
-        if len(found) < len(ideals):
-            return {}
+        found: dict[Modality, Ideal] = {}
+        for modality, count in asked.items():
+            one = self._ideal(modality, count, budget_ms)
+            if one is None:
+                return {}
+            found[modality] = one
         slot = self._window.slot(now_ms)
         slot.requests += 1
         slot.missed += not met
@@ -175,15 +187,27 @@ class LoadMeter:
         # The table may be too careful: more than was thought possible makes up for no other answer.
         slot.lost += max(0.0, best - got)
 
+    def _ideal(self, modality: Modality, count: int, budget_ms: float) -> Ideal | None:
+        key = (modality, count, budget_ms)
+        if key not in self._ideals:
+            if len(self._ideals) >= MAX_REMEMBERED:
+                self._ideals.clear()
+            front = self._fronts.get(modality)
+            self._ideals[key] = None if front is None else ideal(front, count, budget_ms)
+        return self._ideals[key]
+
 
 class LoadObserver(Observer):
-    """Counts what one replica does."""
+    """Counts what one replica does; `fronts` says what it serves from now."""
 
     def __init__(
-        self, fronts: Mapping[Modality, Front], window_s: float, clock: Callable[[], float] = monotonic_ms
+        self,
+        fronts: Callable[[], Mapping[Modality, Front]],
+        window_s: float,
+        clock: Callable[[], float] = monotonic_ms,
     ) -> None:
         self._fronts, self._clock = fronts, clock
-        self._meter = LoadMeter(fronts, 1000 * window_s, clock())
+        self._meter = LoadMeter(1000 * window_s, clock())
 
     def load(self, waiting: int) -> Load:
         """The last window."""
@@ -191,21 +215,22 @@ class LoadObserver(Observer):
 
     def batch_ran(self, batch: RanBatch) -> None:
         """Count the model's time."""
-        works = batch.run.works
-        self._meter.ran(works[0].modality, batch.run.level, len(works), batch.compute_ms, self._clock())
+        table_ms = batch.level.batch_ms[len(batch.run.works) - 1]
+        self._meter.ran(table_ms, batch.compute_ms, self._clock())
 
     def request_finished(self, outcome: Outcome) -> None:
         """Count the request, if more replicas could have made a difference to it."""
         request = outcome.request
         if request is None or not _depends_on_load(outcome):
             return
-        now_ms = self._clock()
+        now_ms, fronts = self._clock(), self._fronts()
+        self._meter.choose_from(fronts)
         preprocess_ms = max((one.preprocess_ms for one in outcome.computed), default=0.0)
         budget_ms = request.deadline_ms - request.arrived_ms - preprocess_ms
-        # Rounded down to 2 %: budgets that differ by microseconds are the same question.
+        # Budgets that differ by microseconds are one question.
         ideals = self._meter.ended(_counts(request), _round(budget_ms), outcome.met, now_ms)
         for one in outcome.computed if ideals else ():
-            level = self._fronts[one.modality].levels[ideals[one.modality].level]
+            level = fronts[one.modality].levels[ideals[one.modality].level]
             self._meter.answered(level.quality[level.width(request.slo)], one.quality, now_ms)
 
 
@@ -221,4 +246,5 @@ def _counts(request: Request) -> dict[Modality, int]:
 
 
 def _round(ms: float) -> float:
+    """Down by less than 2 %."""
     return 1.02 ** math.floor(math.log(ms, 1.02)) if ms > 0 else 0.0

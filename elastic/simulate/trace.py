@@ -81,10 +81,26 @@ def ramp(
     return 1000 * (np.sqrt(first**2 + 2 * slope * unit) - first) / slope
 
 
+def diurnal(rate: float, duration_ms: float, rng: np.random.Generator) -> Float[np.ndarray, " request"]:
+    """A day: from a tenth of `rate` up to 1.9 times and back along a cosine, with gaps of cv2 2 at any moment."""
+    at_ms = np.linspace(0, duration_ms, 1001)
+    phase = 2 * np.pi * at_ms / duration_ms
+    return _following(rate * (1 - 0.9 * np.cos(phase)), at_ms, 2.0, rng)
+
+
+def step(rate: float, duration_ms: float, rng: np.random.Generator) -> Float[np.ndarray, " request"]:
+    """A third of the time at twice the rate, between two thirds at half of it; gaps of cv2 2 at any moment."""
+    third = duration_ms / 3
+    at_ms = np.array([0.0, third, third, 2 * third, 2 * third, duration_ms])
+    return _following(rate * np.array([0.5, 0.5, 2.0, 2.0, 0.5, 0.5]), at_ms, 2.0, rng)
+
+
 SHAPES: Mapping[str, Callable[[float, float, np.random.Generator], Float[np.ndarray, " request"]]] = {
     "poisson": poisson,
     "bursty": bursty,
     "accelerating": accelerating,
+    "diurnal": diurnal,
+    "step": step,
 }
 """Arrivals in milliseconds by shape, from the mean rate per second, the duration and a generator."""
 
@@ -100,6 +116,14 @@ def draw(shape: str, rate: float, duration_ms: float, seed: int) -> Float[np.nda
     if rate <= 0 or duration_ms <= 0:
         raise ConfigError("rate", rate, "and the duration must be positive")
     return SHAPES[shape](rate, duration_ms, np.random.default_rng(seed))
+
+
+def _following(
+    rates: Float[np.ndarray, " knot"], at_ms: Float[np.ndarray, " knot"], cv2: float, rng: np.random.Generator
+) -> Float[np.ndarray, " request"]:
+    """A renewal process of unit rate, mapped through the inverse of the cumulated rate between knots."""
+    expected = np.concatenate([[0.0], np.cumsum((rates[1:] + rates[:-1]) / 2 * np.diff(at_ms) / 1000)])
+    return np.interp(_renewals(cv2, float(expected[-1]), rng), expected, at_ms)
 
 
 def _renewals(cv2: float, until: float, rng: np.random.Generator) -> Float[np.ndarray, " arrival"]:

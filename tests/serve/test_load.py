@@ -30,7 +30,8 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def observer(front: Front, clock: FakeClock) -> LoadObserver:
-    return LoadObserver({"image": front, "text": front}, window_s=10, clock=clock)
+    fronts = {"image": front, "text": front}
+    return LoadObserver(lambda: fronts, window_s=10, clock=clock)
 
 
 def request(*, budget_ms: float, num_inputs: int = 1, embed_dim: int | None = None) -> Request:
@@ -41,7 +42,8 @@ def request(*, budget_ms: float, num_inputs: int = 1, embed_dim: int | None = No
 def answer(front: Front, level: int, *, width: int = 64, preprocess_ms: float = 0.0) -> Computed:
     served = front.levels[level]
     return Computed(
-        values=np.ones(width, np.float32),
+        embedding=np.ones(64, np.float32),
+        embed_dim=width,
         modality="image",
         level=served,
         quality=served.quality[width],
@@ -144,16 +146,23 @@ def test_work_is_measured_in_what_it_really_takes_here(observer: LoadObserver, f
     observer.batch_ran(batch(front, 0, 2, took_ms=10.0))  # the table says 5
     load = observer.load(0)
     assert load.slowness == 2.0
-    assert load.full_work == pytest.approx(2 * 9.5 / 1000)
+    assert load.work == pytest.approx(2 * 9.5 / 1000)
     assert load.busy == 0.01
 
 
-def test_loads_of_replicas_add_up_to_the_mean_replica():
-    one = Load(span_ms=1000, requests=10, missed=1, full_ms=800, table_ms=100, busy_ms=100)
-    two = Load(span_ms=500, requests=0, missed=0, full_ms=100, table_ms=100, busy_ms=100)
+def test_loads_of_replicas_add_up():
+    one = Load(span_ms=1000, window_ms=1000, requests=10, missed=1, full_ms=800, table_ms=300, busy_ms=300)
+    two = Load(span_ms=500, window_ms=500, requests=0, missed=0, full_ms=100, table_ms=300, busy_ms=300)
     both = one + two
     assert both.attainment == 0.9
-    assert both.full_work == pytest.approx(900 / 1500)
+    assert both.busy == 600 / 1500
+
+
+def test_a_replica_that_came_up_lately_brings_no_work_of_its_own():
+    """The old one did all the work of the last second, but for what the new one took over in the last tenth of it."""
+    old = Load(span_ms=1000, window_ms=1000, full_ms=950)
+    new = Load(span_ms=100, window_ms=100, full_ms=50)
+    assert (old + new).work == 1.0
 
 
 @pytest.mark.parametrize(
@@ -177,12 +186,28 @@ def test_the_window_forgets_and_says_how_long_it_reaches_back():
     window = LoadWindow(window_ms=1000, now_ms=500.0, num_slots=10)
     window.slot(510.0).requests += 1
     window.slot(990.0).requests += 1
-    assert window.load(1000.0) == Load(span_ms=500.0, requests=2)
-    assert window.load(1430.0) == Load(span_ms=930.0, requests=2)
-    assert window.load(1510.0) == Load(span_ms=910.0, requests=1)
+    assert window.load(1000.0) == Load(span_ms=500.0, window_ms=500.0, requests=2)
+    assert window.load(1430.0) == Load(span_ms=930.0, window_ms=930.0, requests=2)
+    assert window.load(1510.0) == Load(span_ms=910.0, window_ms=910.0, requests=1)
     assert window.load(9000.0).requests == 0
 
 
 def test_what_waits_is_of_the_moment(observer: LoadObserver):
     assert observer.load(7).waiting == 7
     assert observer.load(0) == replace(observer.load(7), waiting=0)
+
+
+def test_after_a_swap_answers_are_compared_with_the_new_model(front: Front, clock: FakeClock):
+    served = [{"image": Front(front.levels[:2])}]
+    observer = LoadObserver(lambda: served[-1], window_s=10, clock=clock)
+    observer.request_finished(outcome(request(budget_ms=100), answer(front, 1)))
+    assert observer.load(0).lost == 0.0
+    served.append({"image": front})
+    observer.request_finished(outcome(request(budget_ms=100), answer(front, 1)))
+    assert observer.load(0).lost == pytest.approx(0.2)
+
+
+def test_a_modality_that_is_not_served_any_more_is_not_counted(front: Front, clock: FakeClock):
+    observer = LoadObserver(lambda: {"text": front}, window_s=10, clock=clock)
+    observer.request_finished(outcome(request(budget_ms=100), answer(front, 1)))
+    assert observer.load(0).requests == 0
