@@ -5,17 +5,15 @@ accurately, so a short queue says nothing about how many replicas are missing. T
 is passed in. No torch, no ray.
 """
 
-import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 
-from elastic.errors import DeadlineExceeded, Overloaded
 from elastic.profile.tables import Modality
 from elastic.serve.batching import Front
 from elastic.serve.engine import RanBatch, Request, monotonic_ms
-from elastic.serve.observer import Observer, Outcome
+from elastic.serve.observer import ERROR, Observer, Outcome
 
 WAIT = 1.5
 """Times of a batch between arrival and answer at a busy server: the wait for one that runs, half of it on average, and
@@ -221,7 +219,7 @@ class LoadObserver(Observer):
     def request_finished(self, outcome: Outcome) -> None:
         """Count the request, if more replicas could have made a difference to it."""
         request = outcome.request
-        if request is None or not _depends_on_load(outcome):
+        if request is None or not outcome.counts or outcome.name == ERROR:
             return
         now_ms, fronts = self._clock(), self._fronts()
         self._meter.choose_from(fronts)
@@ -232,13 +230,6 @@ class LoadObserver(Observer):
         for one in outcome.computed if ideals else ():
             level = fronts[one.modality].levels[ideals[one.modality].level]
             self._meter.answered(level.quality[level.width(request.slo)], one.quality, now_ms)
-
-
-def _depends_on_load(outcome: Outcome) -> bool:
-    """Answered, refused for others' sake, or left too late; not what was wrong with the request itself."""
-    if isinstance(outcome.error, asyncio.CancelledError):
-        return outcome.slack_ms < 0
-    return outcome.error is None or isinstance(outcome.error, Overloaded | DeadlineExceeded)
 
 
 def _counts(request: Request) -> dict[Modality, int]:
