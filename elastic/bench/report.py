@@ -30,7 +30,7 @@ def print_report(console: Console, title: str, summary: Summary, messages: Mappi
 
 
 def services(title: str, summary: Summary) -> Table:
-    """A line per objective, and one for all."""
+    """A line per objective and per modality, where there are several, and one for all."""
     caption = (
         "Every request counts, from its intended time. met: answered within the objective. R@1: measured quality, of "
         "what was met, and of all, where the rest counts zero. ms: of answers, late ones too. lost: expired, "
@@ -38,13 +38,16 @@ def services(title: str, summary: Summary) -> Table:
     )
     table = _table(title)
     table.caption, table.caption_justify = caption, "left"
-    table.add_column("objective", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for column in ("requests", "met", "met/s", "R@1 met / all", "p50 / p99 ms", "refused", "lost"):
         table.add_column(column, justify="right", no_wrap=True)
-    for slo_ms, service in summary.by_slo.items():
-        table.add_row(f"{slo_ms:g} ms", *_cells(service))
-    if len(summary.by_slo) > 1:
+    by_slo = {f"{slo_ms:g} ms": service for slo_ms, service in summary.by_slo.items()}
+    parts = [part for part in (by_slo, summary.by_modality) if len(part) > 1]
+    for part in parts or [by_slo]:
+        for name, service in part.items():
+            table.add_row(name, *_cells(service))
         table.add_section()
+    if parts:
         table.add_row("all", *_cells(summary.overall), style="bold")
     return table
 
@@ -56,6 +59,7 @@ def times(summary: Summary) -> Table:
         ("server: decoding", server.preprocess_ms),
         ("server: queue", server.queue_ms),
         ("server: model (whole batch)", server.compute_ms),
+        ("server: between these", server.between_ms),
         ("server: total", server.total_ms),
         ("outside of the server", server.outside_ms),
         ("client: intended to answered", summary.overall.latency_ms),

@@ -20,6 +20,7 @@ from elastic.bench.load import Load, Outcome, Sample, Samples
 from elastic.channel import key_metadata, open_aio_channel
 from elastic.client import Client
 from elastic.errors import ServerUnavailable
+from elastic.profile.tables import Modality
 
 CONNECT_S = 10.0
 """How long a connection may take."""
@@ -78,7 +79,7 @@ class _Sender:
             for channel in channels
         ]
         # Joined, two serialised messages are their merger: the content is encoded once, and the objective once.
-        self._contents = [_content_bytes(content) for content in load.contents]
+        self._contents = [_encoded(content) for content in load.contents]
         self._slo_ms = load.slo_ms.tolist()
         self._slos = {slo_ms: _slo_bytes(slo_ms, load.embed_dim) for slo_ms in set(self._slo_ms)}
         self._credentials = key_metadata(load.api_key)
@@ -140,8 +141,9 @@ class _Sender:
         metadata = self._credentials
         if self._load.absolute_deadlines:
             metadata = [*metadata, ("x-deadline-unix-ms", f"{self._unix_ms + deadline_ms:.3f}")]
-        body = self._contents[number % len(self._contents)] + self._slos[slo_ms]
-        sample = Sample(number, slo_ms, intended_ms, self._now_ms())
+        modality, content = self._contents[number % len(self._contents)]
+        body = content + self._slos[slo_ms]
+        sample = Sample(number, slo_ms, intended_ms, self._now_ms(), modality=modality)
         left_s = (deadline_ms + self._load.grace_ms - sample.sent_ms) / 1000
         try:
             reply = await self._calls[number % len(self._calls)](body, timeout=max(left_s, 0.0), metadata=metadata)
@@ -172,16 +174,16 @@ class _Sender:
 def _record_reply(sample: Sample, reply: pb.EmbedReply) -> None:
     why = reply.embeddings[0].explanation
     sample.outcome = Outcome.ANSWERED
-    sample.modality = pb.Modality.Name(why.modality).removeprefix("MODALITY_").lower()
     sample.granularity, sample.quality, sample.batch_size = why.granularity, why.quality, why.batch_size
     sample.preprocess_ms, sample.queue_ms = why.preprocess_ms, why.queue_ms
     sample.compute_ms, sample.predicted_ms = why.compute_ms, why.predicted_ms
     sample.total_ms, sample.slack_ms, sample.slo_met = reply.total_ms, reply.slack_ms, reply.slo_met
 
 
-def _content_bytes(content: bytes | str) -> bytes:
-    item = pb.Input(text=content) if isinstance(content, str) else pb.Input(image=content)
-    return pb.EmbedRequest(inputs=[item]).SerializeToString()
+def _encoded(content: bytes | str) -> tuple[Modality, bytes]:
+    is_text = isinstance(content, str)
+    item = pb.Input(text=content) if is_text else pb.Input(image=content)
+    return "text" if is_text else "image", pb.EmbedRequest(inputs=[item]).SerializeToString()
 
 
 def _slo_bytes(slo_ms: float, embed_dim: int | None) -> bytes:

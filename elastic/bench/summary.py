@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -61,6 +62,8 @@ class Server:
     queue_ms: Percentiles
     compute_ms: Percentiles
     preprocess_ms: Percentiles
+    between_ms: Percentiles
+    """What of its total is none of the three above: its event loop, the ways between threads, the reply."""
     total_ms: Percentiles
     outside_ms: Percentiles
     """What the client saw beyond the server's total: network, ingress, and the generator's own lag."""
@@ -76,8 +79,8 @@ class Summary:
     overall: Service
     by_slo: Mapping[float, Service]
     """By objective in milliseconds, ascending."""
-    by_modality: Mapping[str, float]
-    """Answers by modality."""
+    by_modality: Mapping[str, Service]
+    """Images and texts, whose qualities are not of the same task."""
     submodels: Mapping[str, float]
     """Share of the answers by the submodel's name, most frequent first."""
     server: Server
@@ -108,11 +111,8 @@ def summarise(samples: Samples) -> Summary:
     granularities = Counter(samples.granularity[answered].tolist())
     return Summary(
         overall=_service(samples),
-        by_slo={
-            slo_ms: _service(samples.where(samples.slo_ms == slo_ms, samples.begin_ms, samples.end_ms))
-            for slo_ms in np.unique(samples.slo_ms).tolist()
-        },
-        by_modality=dict(Counter(samples.modality[answered].tolist())),
+        by_slo=_services(samples, samples.slo_ms),
+        by_modality=_services(samples, samples.modality),
         submodels={name: count / int(answered.sum()) for name, count in granularities.most_common()},
         server=_server(samples),
         errors=dict(Counter(samples.error[~answered].tolist()).most_common()),
@@ -120,6 +120,12 @@ def summarise(samples: Samples) -> Summary:
         lag_ms=Percentiles.of(samples.lag_ms),
         cpu_share=samples.cpu_share,
     )
+
+
+def _services(samples: Samples, key: np.ndarray) -> dict[Any, Service]:
+    """Those of every value of a column, ascending."""
+    span = (samples.begin_ms, samples.end_ms)
+    return {value: _service(samples.where(key == value, *span)) for value in np.unique(key).tolist()}
 
 
 def _service(samples: Samples) -> Service:
@@ -140,10 +146,12 @@ def _service(samples: Samples) -> Service:
 
 def _server(samples: Samples) -> Server:
     answered = samples.answered
+    stages_ms = samples.preprocess_ms + samples.queue_ms + samples.compute_ms
     return Server(
         queue_ms=Percentiles.of(samples.queue_ms[answered]),
         compute_ms=Percentiles.of(samples.compute_ms[answered]),
         preprocess_ms=Percentiles.of(samples.preprocess_ms[answered]),
+        between_ms=Percentiles.of((samples.total_ms - stages_ms)[answered]),
         total_ms=Percentiles.of(samples.total_ms[answered]),
         outside_ms=Percentiles.of((samples.latency_ms - samples.total_ms)[answered]),
         mean_batch=_mean(samples.batch_size[answered]),

@@ -14,8 +14,8 @@ from elastic.bench.windows import Window
 
 from .conftest import answered, samples
 
-REFUSED = Sample(2, 50.0, 20.0, 20.0, 22.5, Outcome.REFUSED, "Overloaded")
-LOST = Sample(3, 50.0, 30.0, 30.0, 1080.0, Outcome.UNANSWERED, "DEADLINE_EXCEEDED")
+REFUSED = Sample(2, 50.0, 20.0, 20.0, 22.5, Outcome.REFUSED, "Overloaded", "image")
+LOST = Sample(3, 50.0, 30.0, 30.0, 1080.0, Outcome.UNANSWERED, "DEADLINE_EXCEEDED", "image")
 TWO_SLOS = (answered(0, 0.0, 4.0), answered(1, 10.0, 30.0, slo_ms=50.0, granularity="XL"), REFUSED, LOST)
 
 
@@ -39,6 +39,13 @@ def test_a_line_per_objective_and_one_for_all():
 
 def test_one_objective_needs_no_sum():
     assert services("a load", summarise(samples(answered(0, 0.0, 4.0)))).row_count == 1
+
+
+def test_images_and_texts_have_lines_of_their_own():
+    text = shown(samples(answered(0, 0.0, 4.0), answered(1, 0.0, 14.0, modality="text", quality=0.1)))
+    assert line(text, "image")[:3] == ["image", "1", "100.0%"]
+    assert line(text, "text")[:3] == ["text", "1", "0.0%"]
+    assert line(text, "all")[:3] == ["all", "2", "50.0%"]
 
 
 def test_large_numbers_fit_eighty_columns():

@@ -34,6 +34,7 @@ def test_every_request_is_sent_once_with_its_content_objective_and_width(service
                    for call in service.calls)  # fmt: skip
     assert asked == [(900.0, b"one", ""), (900.0, b"one", ""), (900.0, b"three", ""), (1100.0, b"", "two")]
     assert {call.request.slo.embed_dim for call in service.calls} == {8}
+    assert found.modality.tolist() == ["image", "text", "image", "image"]
     assert found.number.tolist() == [0, 1, 2, 3] and found.slo_ms.tolist() == slo_ms.tolist()
 
 

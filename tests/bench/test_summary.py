@@ -1,6 +1,7 @@
 """Summaries of a few hand-made requests, in closed form."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,20 @@ def test_objectives_are_summed_up_apart():
     assert (by_slo[10.0].shares["refused"], by_slo[20.0].shares["unanswered"]) == (0.5, 0.5)
 
 
+def test_images_and_texts_are_summed_up_apart_whatever_became_of_them():
+    refused_text = replace(REFUSED, modality="text")
+    by_modality = summarise(samples(answered(0, 0.0, 4.0), refused_text)).by_modality
+    assert {name: (one.requests, one.attainment) for name, one in by_modality.items()} == {
+        "image": (1, 1.0),
+        "text": (1, 0.0),
+    }
+
+
+def test_time_in_the_server_that_belongs_to_no_stage_is_named():
+    row = answered(0, 0.0, 9.0, total_ms=7.0, preprocess_ms=1.0, queue_ms=2.0, compute_ms=3.0)
+    assert summarise(samples(row)).server.between_ms.p50 == 1.0
+
+
 def test_the_servers_times_stand_beside_what_the_client_saw():
     server = summarise(samples(*MIXED)).server
     assert (server.queue_ms.p50, server.compute_ms.p50, server.total_ms.p50) == (2.0, 1.0, 2.0)
@@ -60,7 +75,6 @@ def test_submodels_are_shares_of_the_answers_and_errors_are_counted():
     summary = summarise(samples(*MIXED))
     assert summary.submodels == {"S": 0.5, "M": 0.5}
     assert summary.errors == {"Overloaded": 1, "DEADLINE_EXCEEDED": 1}
-    assert summary.by_modality == {"image": 2}
 
 
 def test_the_traffic_is_what_was_intended():
