@@ -14,6 +14,7 @@ from elastic.client import Client
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServerUnavailable, Unauthenticated
 from elastic.messages import Embedding
 from elastic.quantise import Output
+
 from .fake_service import OVERLOADED, FakeService, end, running
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from elastic.errors import (
 )
 from elastic.quantise import Output
 from elastic.submodel import Submodel
+
 from .fake_service import OVERLOADED, FakeService, end, running
 
 
