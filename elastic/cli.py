@@ -132,6 +132,7 @@ VERBS = (
         "elastic bench serve --rate 100",
         "elastic.bench.command:Bench",
     ),
+    Verb(USE, "top", "Watch a running server in the terminal", "elastic top", "elastic.commands.top:Top"),
     Verb(START, "data", "List, check or rebuild data sets", "elastic data ls", "elastic.data.command:Data"),
     Verb(START, "demo", "All of the above in ten minutes", "elastic demo", "elastic.commands.demo:Demo"),
 )

@@ -29,6 +29,7 @@ FLAGS = {
     "policy port profile quantile",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
     "bench": "",
+    "top": "once window-s",
     "data": "",
     "demo": "num-requests recipe run-dir",
 }

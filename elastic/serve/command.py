@@ -120,7 +120,7 @@ def ready_message(server: Server, config: ServeConfig) -> str:
     """What a person needs to know once the server answers."""
     address = server.address
     flag = "" if address == "127.0.0.1:9000" else f" --server {address}"
-    metrics = "" if server.metrics_url is None else f"  watch  {server.metrics_url}\n"
+    metrics = "" if server.metrics_url is None else f"  watch  elastic top {server.metrics_url}\n"
     return (
         f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
         f"  try    elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"

@@ -110,6 +110,9 @@ def test_a_server_shows_what_became_of_its_requests(server: str, metrics_port: i
     while 'elastic_slo_attainment_ratio{replica="0"} NaN' in page(url):
         assert time.monotonic() < until_s, "nobody samples the gauges"
         time.sleep(0.2)
+    command = [sys.executable, "-m", "elastic", "top", url, "--once"]
+    screen = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "infeasible" in screen and "image XL" in screen
 
 
 def counts(url: str) -> dict[str, float]:
