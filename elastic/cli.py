@@ -120,6 +120,13 @@ VERBS = (
     Verb(USE, "serve", "Answer gRPC requests at every budget", "elastic serve", "elastic.serve.command:Serve"),
     Verb(
         USE,
+        "deploy",
+        "Put another run into a running server",
+        "elastic deploy runs/icons",
+        "elastic.commands.deploy:Deploy",
+    ),
+    Verb(
+        USE,
         "embed",
         "Embed images or texts through a server",
         "elastic embed cat.png --latency-slo-ms 10",

@@ -168,6 +168,15 @@ def test_an_unavailable_server_is_tried_again_and_the_answer_returned(client: Cl
     assert len(service.requests) == 3
 
 
+def test_a_replica_that_shuts_down_is_told_from_a_server_that_is_not_there(
+    client: Client, service: FakeService
+) -> None:
+    draining = '{"type": "ServerUnavailable", "fields": ["replica", "is shutting down", "call again"]}'
+    service.respond = end(grpc.StatusCode.UNAVAILABLE, "no", ("elastic-error", draining))
+    with pytest.raises(ServerUnavailable, match="is shutting down; call again"):
+        client.embed(texts=["x"], latency_slo_ms=1.0)
+
+
 def test_other_errors_are_not_tried_again(client: Client, service: FakeService) -> None:
     service.respond = end(grpc.StatusCode.INTERNAL, "boom")
     with pytest.raises(ElasticError):

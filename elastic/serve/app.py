@@ -23,13 +23,18 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from elastic.errors import ConfigError, ServerUnavailable
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
+from elastic.serve.control import listening, socket_path
+from elastic.serve.deploy import Deployer
 from elastic.serve.exporter import exporting
-from elastic.serve.policies import policy_maker
-from elastic.serve.resident import ResidentModel
-from elastic.serve.served import load_fronts
+from elastic.serve.follow import Following
+from elastic.serve.release import Releases
 
-APP_NAME = "elastic"
+logger = logging.getLogger(__name__)
+
+APP_NAME, DEPLOYMENT_NAME = "elastic", "encoder"
 READY_TIMEOUT_S = 120.0
+DEREGISTER_S = 1.0
+"""How long a replica that stops stays reachable, for HAProxy to hear of it."""
 SERVICER_FUNCTIONS = (
     "elastic._pb.elastic.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
@@ -63,10 +68,12 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     """
     _check_port(config.host, config.port, "port")
     _check_port(config.host, config.port_of_http, "http_port")
-    # Here too: a replica that cannot start is tried again and again before Serve gives up.
-    policy_maker(config.policy, load_fronts(ResidentModel.load(config.run, config.dtype), config))
+    control = socket_path(config.port)
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True)))
+        releases = Releases(scratch)
+        # Tries the model out here, because a replica that cannot start is started again and again.
+        deployer = Deployer(config, releases, _follow_all)
         _set_environment(environment(config, scratch))
         metrics_url = None
         if config.metrics_port is not None:
@@ -74,7 +81,10 @@ def serving(config: ServeConfig) -> Iterator[Server]:
             metrics_dir.mkdir(exist_ok=True)
             metrics_url = opened.enter_context(exporting(metrics_dir, config.host, config.metrics_port))
         opened.callback(_stop)
-        yield _start(config, metrics_url)
+        server = _start(config, releases, metrics_url)
+        opened.callback(_drain, config)
+        opened.enter_context(listening(control, deployer.handle))
+        yield server
 
 
 def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
@@ -90,8 +100,8 @@ def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(config.max_message_bytes),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(config.drain_s),
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(config.drain_s),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTER_S),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": str(DEREGISTER_S),
         # Its files and side ports are per machine by default; several servers may run here.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
@@ -139,7 +149,7 @@ def _set_environment(variables: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def _start(config: ServeConfig, metrics_url: str | None) -> Server:
+def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> Server:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, gRPCOptions
@@ -165,15 +175,16 @@ def _start(config: ServeConfig, metrics_url: str | None) -> Server:
     )
     # Serve's own limit counts requests and answers without a hint, so the engine's limit on inputs comes first.
     deployment = serve.deployment(
-        name="encoder",
+        name=DEPLOYMENT_NAME,
         num_replicas=config.num_replicas,
         max_ongoing_requests=2 * config.max_waiting_items,
         ray_actor_options={"num_cpus": config.num_threads},
         graceful_shutdown_timeout_s=config.drain_s,
         graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=1.0,
         logging_config={"enable_access_log": False},
     )(serve.ingress()(EncoderReplica))
-    serve.run(deployment.bind(config), name=APP_NAME, route_prefix="/")
+    serve.run(deployment.bind(config, releases.folder), name=APP_NAME, route_prefix="/")
     session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
     server = Server(
         address=f"{config.host}:{config.port}",
@@ -183,6 +194,21 @@ def _start(config: ServeConfig, metrics_url: str | None) -> Server:
     )
     wait_until_serving(server.address)
     return server
+
+
+def _follow_all(timeout_s: float) -> list[Following]:
+    from elastic.serve.replicas import follow_all
+
+    return follow_all(APP_NAME, DEPLOYMENT_NAME, timeout_s)
+
+
+def _drain(config: ServeConfig) -> None:
+    """Let what was accepted end before anything is taken down, because Serve stops its ingress and replicas at once."""
+    from elastic.serve.replicas import drain_all
+
+    num_lost = drain_all(APP_NAME, config.drain_s)
+    if num_lost:
+        logger.warning("%d calls did not end within %g s and are lost", num_lost, config.drain_s)
 
 
 def _stop() -> None:

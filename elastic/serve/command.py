@@ -74,6 +74,8 @@ class Serve:
     """Budget of a request that names none, in milliseconds."""
     metrics_port: int | None = None
     """Show Prometheus metrics of all replicas at http://HOST:PORT/metrics; left out, nothing is counted."""
+    drain_s: float = 10.0
+    """How long accepted requests may take to finish after Ctrl-C or SIGTERM, in seconds."""
 
     def run(self) -> None:
         """Start, say how to call it, and wait for the end."""

@@ -58,15 +58,18 @@ class ServeConfig:
     """Kept back from every budget for the way of the answer."""
     decode_threads: int = 2
     """Threads that decode images beside the model thread."""
-    drain_s: float = 1.0
-    """How long running requests may finish when the server stops."""
+    drain_s: float = 10.0
+    """How long accepted requests may take to finish when the server stops."""
+    stuck_after_s: float = 10.0
+    """A batch that runs for longer than this, and than ten times its prediction, gets its replica replaced."""
     metrics_port: int | None = None
     """Prometheus metrics are shown there; None: nothing is counted."""
 
     def __post_init__(self) -> None:
         positive = (
             "num_replicas num_threads max_batch_size max_items_per_call max_waiting_items max_message_bytes "
-            "max_image_pixels max_text_chars max_stream_requests default_latency_ms decode_threads"
+            "max_image_pixels max_text_chars max_stream_requests default_latency_ms decode_threads drain_s "
+            "stuck_after_s"
         )
         for name in positive.split():
             if getattr(self, name) <= 0:

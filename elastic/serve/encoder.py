@@ -7,6 +7,8 @@ Serve routes a call to the method of the same name, whatever its service, so the
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,9 +20,12 @@ from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
+from elastic.serve.follow import Follower, Following
 from elastic.serve.grpc import answer
 from elastic.serve.health import Health
 from elastic.serve.http import http_app
+from elastic.serve.release import Releases
+from elastic.serve.served import Served
 from elastic.serve.service import EmbeddingService
 
 if TYPE_CHECKING:
@@ -30,14 +35,22 @@ if TYPE_CHECKING:
 class EncoderReplica:
     """Answers embedding and health calls; ready once every submodel has run."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
         torch.set_num_threads(config.num_threads)
+        releases = Releases(releases_folder)
+        release = releases.published()
         metrics = replica_metrics()
-        self._service = EmbeddingService.load(config, [metrics] if metrics else [])
+        self._service = EmbeddingService.load(replace(config, run=release.run), [metrics] if metrics else [])
         if metrics:
             # Serve calls this constructor on the loop that serves.
             self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.num_waiting))
-        self._health = Health(self._service.canary)
+        self._health = Health(self._service.canary, is_stuck=lambda: self._service.is_stuck)
+        self._follower = Follower(
+            self._service,
+            releases,
+            release,
+            lambda other: Served.load(replace(config, run=other.run), self._service.observer),
+        )
         self._max_message_bytes = config.max_message_bytes
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -73,10 +86,25 @@ class EncoderReplica:
         async for response in self._health.watch(request.service):
             yield response
 
+    async def follow(self) -> Following:
+        """Serve what is published now, or say why not; called on every replica by a deploy."""
+        return await self._follower.follow()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Accept nothing new and finish what was accepted; returns how many calls could not end in time."""
+        self._health.drain()
+        return await self._service.drain(timeout_s)
+
     async def check_health(self) -> None:
-        """Ray Serve's own probe: a replica whose canary fails is replaced."""
-        if not await self._health.is_serving():
-            raise RuntimeError("the canary inference failed")
+        """Ray Serve's own probe: a replica whose model is not sound is replaced.
+
+        Draining does not count. A replica that started while something was deployed catches up here.
+        """
+        is_sound = await self._health.is_sound()
+        self._service.set_sound(is_sound)
+        if not is_sound:
+            raise RuntimeError("the model is stuck or its canary inference failed")
+        self._follower.keep_up()
 
     def __del__(self) -> None:
         # Serve deletes the object when the replica stops; the constructor may have failed before.

@@ -20,6 +20,7 @@ from elastic.profile.tables import Modality
 from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work
 from elastic.serve.lookahead import LookaheadPolicy
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan
+from elastic.serve.watchdog import Watchdog
 from elastic.submodel import Slo, Submodel
 
 Compute = Callable[[Modality, Submodel, Sequence[object]], np.ndarray]
@@ -93,11 +94,13 @@ class Engine:
         max_waiting_items: int = 512,
         reply_margin_ms: float = 1.0,
         clock: Callable[[], float] = monotonic_ms,
+        watchdog: Watchdog | None = None,
         on_batch: Callable[[RanBatch], None] = lambda batch: None,
     ) -> None:
         self.fronts = fronts
         self.correction = Correction()
         self.clock = clock
+        self.watchdog = watchdog or Watchdog()
         self._compute = compute
         self._on_batch = on_batch
         self._policy = policy or LookaheadPolicy()
@@ -152,7 +155,12 @@ class Engine:
 
     async def run_in_model_thread(self, call: Callable[[], bool]) -> bool:
         """The result of a call that must not run beside the model (the health check's canary)."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._watched, call)
+
+    def abandon(self, error: BaseException) -> None:
+        """Let nobody wait any longer: everything that waits or is computed fails with `error`."""
+        for pending in list(self._pending.values()):
+            self._fail(pending.work, error)
 
     def close(self) -> None:
         """Stop computing; whoever still waits is cancelled."""
@@ -252,8 +260,7 @@ class Engine:
     def _give_up(self, ended: asyncio.Task[None]) -> None:
         """Let nobody wait for a task that ended; the next request starts another."""
         error = asyncio.CancelledError() if ended.cancelled() else ended.exception()
-        for pending in list(self._pending.values()):
-            self._fail(pending.work, error or asyncio.CancelledError())
+        self.abandon(error or asyncio.CancelledError())
 
     async def _serve(self) -> None:
         while True:
@@ -283,7 +290,7 @@ class Engine:
         level = costs.levels(run.works[0].modality)[run.level]
         started_ms = self.clock()
         call = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._timed, run.works[0].modality, level.submodel, [member.payload for member in members]
+            self._thread, self._timed, run, level.submodel, [member.payload for member in members]
         )
         await asyncio.wait([call])
         self._free_ms = self.clock()
@@ -300,10 +307,15 @@ class Engine:
             if not member.done.done():
                 member.done.set_result(self._explain(run, level, member, embedding, started_ms, compute_ms))
 
-    def _timed(self, modality: Modality, submodel: Submodel, payloads: list[object]) -> tuple[np.ndarray, float]:
+    def _timed(self, run: Run, submodel: Submodel, payloads: list[object]) -> tuple[np.ndarray, float]:
         started_ms = self.clock()
-        embeddings = self._compute(modality, submodel, payloads)
+        with self.watchdog.watch(run.predicted_ms / 1000):
+            embeddings = self._compute(run.works[0].modality, submodel, payloads)
         return embeddings, self.clock() - started_ms
+
+    def _watched(self, call: Callable[[], bool]) -> bool:
+        with self.watchdog.watch(0.0):
+            return call()
 
     def _learn(self, run: Run, level: Level, costs: Costs, compute_ms: float) -> None:
         modality = run.works[0].modality

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
@@ -16,21 +17,37 @@ class Health:
     """Remembers the last canary for `max_age_s`, so that probes cost the model at most one inference each period."""
 
     def __init__(
-        self, canary: Callable[[], Awaitable[bool]], *, max_age_s: float = 1.0, timeout_s: float = 5.0
+        self,
+        canary: Callable[[], Awaitable[bool]],
+        *,
+        is_stuck: Callable[[], bool] = lambda: False,
+        max_age_s: float = 1.0,
+        poll_s: float = 0.1,
     ) -> None:
-        self._canary, self._max_age_s, self._timeout_s = canary, max_age_s, timeout_s
+        """Ask `canary`, and wait for it as long as the model is not stuck: behind a long batch it may take its time."""
+        self._canary, self._is_stuck = canary, is_stuck
+        self._max_age_s, self._poll_s = max_age_s, poll_s
         self._checked_s = float("-inf")
-        self._is_serving = False
+        self._is_sound = False
+        self._draining = asyncio.Event()
         self._lock = asyncio.Lock()
 
-    async def is_serving(self) -> bool:
-        """Whether the model answered its canary correctly and in time."""
+    def drain(self) -> None:
+        """From now on nothing new is served, however sound the model is."""
+        self._draining.set()
+
+    async def is_sound(self) -> bool:
+        """Whether the model answers its canary correctly and is not stuck."""
         async with self._lock:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._checked_s > self._max_age_s:
-                self._is_serving = await self._probe()
+                self._is_sound = await self._probe()
                 self._checked_s = asyncio.get_running_loop().time()
-            return self._is_serving
+            return self._is_sound
+
+    async def is_serving(self) -> bool:
+        """Whether a new call would be answered."""
+        return not self._draining.is_set() and await self.is_sound()
 
     async def check(self, service: str) -> HealthCheckResponse | None:
         """The answer to `Check`; None for a service that is not here."""
@@ -39,25 +56,30 @@ class Health:
         return _response(await self.is_serving())
 
     async def watch(self, service: str, interval_s: float = 5.0) -> AsyncIterator[HealthCheckResponse]:
-        """The answers to `Watch`: the state now, then every change."""
+        """The answers to `Watch`: the state now, then every change; ends with the server."""
         if service not in SERVICE_NAMES:
             yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
             return
         last: bool | None = None
-        while True:
+        is_last = False
+        while not is_last:
+            is_last = self._draining.is_set()
             now = await self.is_serving()
             if now is not last:
                 last = now
                 yield _response(now)
-            await asyncio.sleep(interval_s)
+            if not is_last:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._draining.wait(), interval_s)
 
     async def _probe(self) -> bool:
         probe = asyncio.ensure_future(self._canary())
-        done, _ = await asyncio.wait({probe}, timeout=self._timeout_s)
-        if not done:
-            logger.error("the canary inference did not end within %.1f s", self._timeout_s)
-            probe.cancel()
-            return False
+        while not probe.done():
+            if self._is_stuck():
+                logger.error("the model thread is stuck")
+                probe.cancel()
+                return False
+            await asyncio.wait({probe}, timeout=self._poll_s)
         error = probe.exception()
         if error is not None:
             logger.error("the canary inference failed", exc_info=error)

@@ -18,6 +18,7 @@ from elastic.serve.observer import Observer
 from elastic.serve.policies import policy_maker
 from elastic.serve.resident import ResidentModel
 from elastic.serve.urls import AllowList, ImageFetcher
+from elastic.serve.watchdog import Watchdog
 
 
 class Served:
@@ -46,6 +47,7 @@ class Served:
             policy=policy_maker(config.policy, fronts)(),
             max_waiting_items=config.max_waiting_items,
             reply_margin_ms=config.reply_margin_ms,
+            watchdog=Watchdog(floor_s=config.stuck_after_s),
             on_batch=observer.batch_ran,
         )
         return cls(config.run.resolve().name, model, engine, _preparation(model, config))

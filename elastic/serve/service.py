@@ -2,9 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.errors import ServerUnavailable
 from elastic.profile.device import device_fingerprint
 from elastic.profile.tables import Modality
 from elastic.serve.config import ServeConfig
@@ -25,6 +27,9 @@ from elastic.serve.observer import Observer, Observers, Outcome
 from elastic.serve.outputs import read_outputs, with_width_of
 from elastic.serve.served import Served
 
+DRAIN_POLL_S = 0.01
+ADVICE = "call again; another replica may answer"
+
 
 class EmbeddingService:
     """The calls of one replica, each answered by the model that was served when it arrived."""
@@ -32,6 +37,9 @@ class EmbeddingService:
     def __init__(self, served: Served, config: ServeConfig, observer: Observer) -> None:
         self._served, self._config, self.observer = served, config, observer
         self._limits = Limits(config.max_items_per_call, config.default_latency_ms)
+        self._is_draining = False
+        self._is_sound = True
+        self.num_calls = 0
 
     @classmethod
     def load(cls, config: ServeConfig, observers: Sequence[Observer] = ()) -> "EmbeddingService":
@@ -54,6 +62,26 @@ class EmbeddingService:
         self._served, old = served, self._served
         old.retire()
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the model thread has been busy with one batch for longer than can be."""
+        return self._served.engine.watchdog.is_stuck
+
+    def set_sound(self, is_sound: bool) -> None:
+        """Whether the model can be relied on; while it cannot, no call waits for it or is accepted."""
+        self._is_sound = is_sound
+        if not is_sound:
+            self._served.engine.abandon(_not_sound())
+
+    async def drain(self, timeout_s: float) -> int:
+        """Accept no further call and wait for those that were; returns how many have not ended in time."""
+        self._is_draining = True
+        clock = asyncio.get_running_loop().time
+        deadline_s = clock() + timeout_s
+        while self.num_calls and clock() < deadline_s:
+            await asyncio.sleep(DRAIN_POLL_S)
+        return self.num_calls
+
     async def embed(self, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
         """Embed every input; `caller` carries the client's absolute deadline, if it sent one.
 
@@ -61,7 +89,7 @@ class EmbeddingService:
             ElasticError: whatever is wrong with the request or in its way; `grpc.STATUS` says what becomes of it.
         """
         served = self._served
-        with served.in_use():
+        with self._counted(), served.in_use():
             return await self._embed(served, request, caller)
 
     async def _embed(self, served: Served, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
@@ -76,6 +104,7 @@ class EmbeddingService:
             return prepared
 
         try:
+            self._check_accepting()
             contents = read_contents(request, self._limits)
             modalities: tuple[Modality, ...] = tuple(modality_of(content) for content in contents)
             outputs = read_outputs(request, served.widths(modalities))
@@ -174,6 +203,20 @@ class EmbeddingService:
         """Stop computing and decoding."""
         self._served.close()
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.num_calls += 1
+        try:
+            yield
+        finally:
+            self.num_calls -= 1
+
+    def _check_accepting(self) -> None:
+        if self._is_draining:
+            raise ServerUnavailable("replica", "is shutting down", ADVICE)
+        if not self._is_sound:
+            raise _not_sound()
+
     def _tell(
         self,
         engine: Engine,
@@ -195,3 +238,7 @@ class EmbeddingService:
         if not isinstance(outcome, Exception):
             raise outcome
         return pb.EmbedStreamReply(id=message.id, failure=failure_message(status_of(outcome)))
+
+
+def _not_sound() -> ServerUnavailable:
+    return ServerUnavailable("replica", "its model does not answer as it should", ADVICE)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -160,15 +162,26 @@ def http_port() -> int:
     return free_port()
 
 
-@pytest.fixture(scope="session")
-def server(
-    tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int, http_port: int
-) -> Iterator[str]:
-    """`elastic serve` as a process of its own, on HAProxy; stopped by SIGTERM, which must end it cleanly."""
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """An `elastic serve` of its own."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> None:
+        """SIGTERM, which must end it cleanly."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(timeout=90) == 0, self.log.read_text()
+
+
+@contextmanager
+def server_process(run: Path, folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    """`elastic serve` on HAProxy, ready; killed at the end if it has not been stopped."""
     port = free_port()
-    ports = ["--port", str(port), "--http-port", str(http_port), "--metrics-port", str(metrics_port)]
-    command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), *ports, "--profile", "never"]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [sys.executable, "-m", "elastic", "serve", str(run), "--port", str(port), "--profile", "never", *flags]
+    log = folder / "log.txt"
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -176,10 +189,21 @@ def server(
             while "ready at" not in log.read_text():
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.2)
-            yield f"127.0.0.1:{port}"
+            yield ServerProcess(f"127.0.0.1:{port}", process, log)
         finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(timeout=90)
-    assert code == 0, log.read_text()
-    last_words = log.read_text().partition("Ctrl-C")[2].split()
-    assert last_words == ["stopping", "...", "stopped"], log.read_text()
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=90)
+
+
+@pytest.fixture(scope="session")
+def server(
+    tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int, http_port: int
+) -> Iterator[str]:
+    """One server for all tests that leave it as it is; stopping it must end it cleanly."""
+    ports = ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
+    with server_process(tiny_run, tmp_path_factory.mktemp("server"), *ports) as running:
+        yield running.address
+        running.stop()
+    last_words = running.log.read_text().partition("Ctrl-C")[2].split()
+    assert last_words == ["stopping", "...", "stopped"], running.log.read_text()

@@ -18,6 +18,7 @@ RUN = Path("runs/a")
         ("max_batch_size", 0),
         ("default_latency_ms", -1.0),
         ("decode_threads", 0),
+        ("drain_s", 0.0),
     ],
 )
 def test_a_setting_out_of_range_is_named(field: str, value: float) -> None:

@@ -10,6 +10,7 @@ from elastic.serve.batching import Costs, Front, Work
 from elastic.serve.engine import Computed, Engine, Request
 from elastic.serve.lookahead import LookaheadPolicy
 from elastic.serve.policy import Refuse, Run
+from elastic.serve.watchdog import Watchdog
 from elastic.submodel import Slo, Submodel
 
 
@@ -249,3 +250,40 @@ def test_one_broken_input_frees_the_places_of_its_request(front: Front) -> None:
 
 async def as_coroutine(call: Awaitable[list[Computed]]) -> list[Computed]:
     return await call
+
+
+def test_a_batch_that_hangs_is_stuck_once_its_allowance_is_used_up(front: Front) -> None:
+    clock = FakeClock()
+    harness = Harness(front, watchdog=Watchdog(floor_s=5.0, clock=lambda: clock.now_ms / 1000))
+    harness.model.gate = threading.Event()
+
+    async def scenario() -> list[bool]:
+        call = asyncio.ensure_future(harness.embed([1], 1000.0))
+        while harness.engine.watchdog._limit_s is None:
+            await asyncio.sleep(0.001)
+        early = harness.engine.watchdog.is_stuck
+        clock.now_ms = 5_001.0
+        late = harness.engine.watchdog.is_stuck
+        assert harness.model.gate is not None
+        harness.model.gate.set()
+        await call
+        return [early, late, harness.engine.watchdog.is_stuck]
+
+    assert asyncio.run(scenario()) == [False, True, False]
+
+
+def test_nobody_waits_for_an_engine_that_is_abandoned(harness: Harness) -> None:
+    harness.model.gate = threading.Event()
+
+    async def scenario() -> list[object]:
+        calls = [asyncio.ensure_future(harness.embed([number], 60_000.0)) for number in range(3)]
+        while len(harness.engine._pending) < 3:
+            await asyncio.sleep(0)
+        harness.engine.abandon(ConnectionError("gone"))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert harness.model.gate is not None
+        harness.model.gate.set()
+        return [type(outcome) for outcome in outcomes]
+
+    assert asyncio.run(scenario()) == [ConnectionError] * 3
+    assert harness.engine.num_waiting == 0

@@ -50,12 +50,44 @@ def test_a_canary_that_raises_is_not_serving(caplog: pytest.LogCaptureFixture) -
     assert "canary" in caplog.text
 
 
-def test_a_canary_that_hangs_is_not_serving() -> None:
-    async def stuck() -> bool:
+def test_a_canary_may_take_its_time_behind_a_long_batch_but_not_behind_a_stuck_one() -> None:
+    polls = [False, False, True]
+
+    async def waiting() -> bool:
         await asyncio.Event().wait()
         return True
 
-    assert statuses(Health(stuck, timeout_s=0.01), "") == [NOT_SERVING]
+    health = Health(waiting, is_stuck=lambda: polls.pop(0), poll_s=0.001)
+    assert statuses(health, "") == [NOT_SERVING]
+    assert polls == []
+
+
+def test_a_slow_canary_that_answers_is_serving() -> None:
+    async def slow() -> bool:
+        await asyncio.sleep(0.02)
+        return True
+
+    assert statuses(Health(slow, poll_s=0.001), "") == [SERVING]
+
+
+def test_a_server_that_drains_is_sound_but_serves_nothing_new() -> None:
+    async def drained() -> tuple[bool, bool]:
+        health = Health(Canary(True))
+        health.drain()
+        return await health.is_sound(), await health.is_serving()
+
+    assert asyncio.run(drained()) == (True, False)
+
+
+def test_watching_ends_with_the_server() -> None:
+    async def follow() -> list[int]:
+        health, seen = Health(Canary(True)), []
+        async for reply in health.watch("", interval_s=0.0):
+            seen.append(reply.status)
+            health.drain()
+        return seen
+
+    assert asyncio.run(follow()) == [SERVING, NOT_SERVING]
 
 
 def test_watch_tells_the_state_and_then_each_change() -> None:

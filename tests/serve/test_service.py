@@ -10,7 +10,7 @@ import pytest
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.checkpoint import load_model
-from elastic.errors import InvalidRequest, SloInfeasible
+from elastic.errors import InvalidRequest, ServerUnavailable, SloInfeasible
 from elastic.serve.config import ServeConfig
 from elastic.serve.inputs import Preparation
 from elastic.serve.observer import Observer
@@ -223,3 +223,52 @@ def test_info_and_the_canary_are_those_of_the_new_model(service: EmbeddingServic
     service.swap(new)
     assert (service.info().model_name, service.info().model_version) == ("other", new.version)
     assert asyncio.run(service.canary())
+
+
+def test_a_drain_lets_what_was_accepted_end_and_refuses_what_comes_later(service: EmbeddingService, png: bytes) -> None:
+    request = pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=RELAXED)
+
+    async def drain() -> tuple[pb.EmbedReply, int]:
+        accepted = asyncio.create_task(service.embed(request, None))
+        await asyncio.sleep(0)
+        draining = asyncio.create_task(service.drain(60.0))
+        await asyncio.sleep(0)
+        with pytest.raises(ServerUnavailable, match="shutting down"):
+            await service.embed(request, None)
+        return await accepted, await draining
+
+    reply, num_left = asyncio.run(drain())
+    assert len(reply.embeddings) == 1 and num_left == 0
+
+
+def test_a_drain_says_how_many_calls_did_not_end_in_time(service: EmbeddingService) -> None:
+    async def drain() -> int:
+        stuck = asyncio.create_task(stuck_call(service))
+        await asyncio.sleep(0)
+        num_left = await service.drain(0.01)
+        stuck.cancel()
+        return num_left
+
+    assert asyncio.run(drain()) == 1
+
+
+async def stuck_call(service: EmbeddingService) -> None:
+    with service._counted():
+        await asyncio.Event().wait()
+
+
+def test_while_the_model_is_not_sound_nobody_waits_for_it(service: EmbeddingService, png: bytes) -> None:
+    request = pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=RELAXED)
+
+    async def fail_and_recover() -> pb.EmbedReply:
+        waiting = asyncio.create_task(service.embed(request, None))
+        while not service.served.engine._pending:
+            await asyncio.sleep(0)
+        service.set_sound(False)
+        for call in (waiting, service.embed(request, None)):
+            with pytest.raises(ServerUnavailable, match="does not answer as it should"):
+                await call
+        service.set_sound(True)
+        return await service.embed(request, None)
+
+    assert len(asyncio.run(fail_and_recover()).embeddings) == 1
