@@ -159,11 +159,21 @@ def render(title: str, traffic: list[Traffic], scores: Mapping[str, Mapping[int,
         f"Means over {len(traffic)} traces; behind a sign, the standard deviation between them. Really drawn: "
         f"{mean('rate'):.0f} requests/s, gaps of cv2 {mean('cv2'):.1f}, dispersion of 100 ms counts "
         f"{mean('dispersion'):.1f}, peak {mean('peak_to_mean'):.1f} times the mean (Poisson: 1 and 1). Quality: R@1; "
-        "of all, what was not met counts zero."
+        "of all, what was not met counts zero. Refused: at once; kept: met, of what was accepted."
     )
     table = Table(title=title, caption=caption)
     table.add_column("policy", no_wrap=True)
-    for column in ("met", "quality of met", "of all", "refused", "p50 ms", "p99 ms", "batch", "decision us, p50 / p99"):
+    for column in (
+        "met",
+        "quality of met",
+        "of all",
+        "refused",
+        "kept",
+        "p50 ms",
+        "p99 ms",
+        "batch",
+        "decision us, p50 / p99",
+    ):
         table.add_column(column, justify="right")
     for name, by_seed in scores.items():
         average, spread = mean_scores(by_seed)
@@ -173,6 +183,7 @@ def render(title: str, traffic: list[Traffic], scores: Mapping[str, Mapping[int,
             f"{average.quality_met:.3f} \u00b1 {spread.quality_met:.3f}",
             f"{average.quality_all:.3f}",
             f"{average.refused:.1%}",
+            f"{average.kept:.1%}",
             f"{average.p50_ms:.1f}",
             f"{average.p99_ms:.1f}",
             f"{average.mean_batch:.1f}",

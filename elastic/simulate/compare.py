@@ -20,7 +20,9 @@ class Score:
     quality_all: float
     """Mean quality over all requests, zero for those that were not met."""
     refused: float
-    """Share that was told it would be late, at once or before its turn."""
+    """Share that was told at once that it would be late."""
+    kept: float
+    """Share of the accepted that was met; NaN if none was accepted."""
     p50_ms: float
     """Of what was computed."""
     p99_ms: float
@@ -41,6 +43,7 @@ def score(outcome: Outcome) -> Score:
         quality_met=float(outcome.quality[met].mean()) if met.any() else float("nan"),
         quality_all=float(np.where(met, outcome.quality, 0.0).mean()),
         refused=float(outcome.refused.mean()),
+        kept=float(met[~outcome.refused].mean()) if not outcome.refused.all() else float("nan"),
         p50_ms=float(p50),
         p99_ms=float(p99),
         mean_batch=float(outcome.batch_sizes.mean()) if len(outcome.batch_sizes) else float("nan"),
