@@ -27,7 +27,9 @@ from elastic.serve.control import listening, socket_path
 from elastic.serve.deploy import Deployer
 from elastic.serve.exporter import exporting
 from elastic.serve.follow import Following
+from elastic.serve.logs import make_folder
 from elastic.serve.release import Releases
+from elastic.serve.tracing import find_exporter
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +64,16 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     """A server that answers until the block ends; SIGTERM interrupts it as Ctrl-C does.
 
     Raises:
-        ConfigError: the port is taken, or Ray was imported before.
+        ConfigError: a port is taken, the log cannot be written, traces not exported, or Ray was imported before.
         CheckpointError, ProfileError: the model cannot be served.
         ServerUnavailable: it did not become ready.
     """
     _check_port(config.host, config.port, "port")
     _check_port(config.host, config.port_of_http, "http_port")
     control = socket_path(config.port)
+    find_exporter(os.environ)
+    if config.log_requests is not None:
+        make_folder(config.log_requests)
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True)))
         releases = Releases(scratch)

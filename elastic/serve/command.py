@@ -76,6 +76,10 @@ class Serve:
     """Show Prometheus metrics of all replicas at http://HOST:PORT/metrics; left out, nothing is counted."""
     drain_s: float = 10.0
     """How long accepted requests may take to finish after Ctrl-C or SIGTERM, in seconds."""
+    log_requests: Path | None = None
+    """Folder to write one JSON line per request to, without what it holds; left out, none is written."""
+    log_sample: float = 1.0
+    """Share of the requests that are logged; faults of the server always are."""
 
     def run(self) -> None:
         """Start, say how to call it, and wait for the end."""
@@ -96,8 +100,10 @@ class Serve:
 
     def config(self, run: Path) -> ServeConfig:
         """The server's settings for a resolved run directory."""
-        own = {f.name for f in fields(self)} - {"run_dir", "profile"}
-        return ServeConfig(run=run, **{name: getattr(self, name) for name in own})
+        own = {f.name for f in fields(self)} - {"run_dir", "profile", "log_requests"}
+        # Replicas may run in another folder.
+        log_requests = None if self.log_requests is None else self.log_requests.resolve()
+        return ServeConfig(run=run, log_requests=log_requests, **{name: getattr(self, name) for name in own})
 
 
 def ensure_profiled(config: ServeConfig, when: Literal["auto", "always", "never"], console: Console) -> None:
@@ -123,6 +129,7 @@ def ready_message(server: Server, config: ServeConfig) -> str:
     address = server.address
     flag = "" if address == "127.0.0.1:9000" else f" --server {address}"
     metrics = "" if server.metrics_url is None else f"  watch  elastic top {server.metrics_url}\n"
+    requests = "" if config.log_requests is None else f"         {config.log_requests}/requests-*.jsonl\n"
     return (
         f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
         f"  try    elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
@@ -130,6 +137,7 @@ def ready_message(server: Server, config: ServeConfig) -> str:
         f"  HTTP   curl http://{server.http_address}/v1/models\n"
         f"{metrics}"
         f"  logs   {server.log_dir}\n"
+        f"{requests}"
         "  stop   Ctrl-C"
     )
 

@@ -64,6 +64,10 @@ class ServeConfig:
     """A batch that runs for longer than this, and than ten times its prediction, gets its replica replaced."""
     metrics_port: int | None = None
     """Prometheus metrics are shown there; None: nothing is counted."""
+    log_requests: Path | None = None
+    """Folder for one JSON line per request; None: none is written."""
+    log_sample: float = 1.0
+    """Share of the requests that are logged; faults of the server always are."""
 
     def __post_init__(self) -> None:
         positive = (
@@ -74,6 +78,8 @@ class ServeConfig:
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serve.{name}", getattr(self, name), "must be positive")
+        if not 0 <= self.log_sample <= 1:
+            raise ConfigError("serve.log_sample", self.log_sample, "must be between 0 and 1")
         self._check_ports()
         AllowList.parse(self.image_url_allow)
         if self.max_items_per_call > self.max_waiting_items:

@@ -5,11 +5,9 @@ Serve routes a call to the method of the same name, whatever its service, so the
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 import torch
@@ -19,17 +17,16 @@ from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
-from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
+from elastic.serve.config import ServeConfig
 from elastic.serve.follow import Follower, Following
 from elastic.serve.grpc import answer
 from elastic.serve.health import Health
 from elastic.serve.http import http_app
+from elastic.serve.instruments import replica_metrics, replica_records
+from elastic.serve.logs import log_as_json
 from elastic.serve.release import Releases
 from elastic.serve.served import Served
 from elastic.serve.service import EmbeddingService
-
-if TYPE_CHECKING:
-    from elastic.serve.metrics import Metrics
 
 
 class EncoderReplica:
@@ -37,10 +34,14 @@ class EncoderReplica:
 
     def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
         torch.set_num_threads(config.num_threads)
+        log_as_json()
         releases = Releases(releases_folder)
         release = releases.published()
-        metrics = replica_metrics()
-        self._service = EmbeddingService.load(replace(config, run=release.run), [metrics] if metrics else [])
+        replica = str(serve.get_replica_context().rank.rank)
+        metrics, records = replica_metrics(replica), replica_records(config, replica)
+        self._service = EmbeddingService.load(
+            replace(config, run=release.run), [metrics, *records] if metrics else records
+        )
         if metrics:
             # Serve calls this constructor on the loop that serves.
             self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.num_waiting))
@@ -111,18 +112,3 @@ class EncoderReplica:
         service: EmbeddingService | None = self.__dict__.get("_service")
         if service is not None:
             service.close()
-
-
-def replica_metrics() -> "Metrics | None":
-    """What counts in this replica, if the server shows metrics; written to where `exporter.py` reads it."""
-    directory = os.environ.get(METRICS_DIR_VARIABLE)
-    if directory is None:
-        return None
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    # Not at the top: prometheus_client looks at that variable once, when it is first imported.
-    from prometheus_client import CollectorRegistry, values
-
-    from elastic.serve.metrics import Metrics
-
-    assert values.ValueClass._multiprocess, "prometheus_client was imported before"
-    return Metrics(CollectorRegistry(), str(serve.get_replica_context().rank.rank))

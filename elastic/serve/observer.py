@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from elastic import errors
 from elastic.serve.engine import Computed, RanBatch, Request
+from elastic.serve.grpc import Caller
 
 MET, LATE, ERROR, ABANDONED = "met", "late", "error", "abandoned"
 
@@ -21,7 +22,7 @@ ENDINGS: dict[type[BaseException], str] = {
     errors.Overloaded: "refused",
     errors.DeadlineExceeded: "expired",
     asyncio.CancelledError: "cancelled",
-    errors.ServerUnavailable: ERROR,
+    errors.ServerUnavailable: "unavailable",
     errors.ConfigError: ERROR,
     errors.DataError: ERROR,
     errors.CheckpointError: ERROR,
@@ -51,6 +52,8 @@ class Outcome:
     """From its arrival to now."""
     slack_ms: float
     """What is left of its budget; negative when it was missed, NaN if the request could not be read."""
+    caller: Caller | None = None
+    """Who knows what was sent beside the message; None in a stream, whose metadata are not those of one request."""
 
     @property
     def met(self) -> bool:
@@ -70,6 +73,16 @@ class Outcome:
     def counts(self) -> bool:
         """Whether attainment, the share of requests that were met, has it in its denominator."""
         return self.name not in NOT_OURS
+
+    @property
+    def last(self) -> Computed:
+        """The input whose embedding came last: its times are those of the whole answer."""
+        return max(self.computed, key=lambda item: item.queue_ms + item.compute_ms)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the caller sent beside its message: gRPC metadata or HTTP headers."""
+        return {} if self.caller is None else dict(self.caller.invocation_metadata())
 
 
 class Observer:

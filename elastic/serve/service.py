@@ -118,9 +118,9 @@ class EmbeddingService:
             )
             computed = await engine.embed(asked, prepare)
         except BaseException as error:
-            self._tell(engine, asked, arrived_ms, (), error)
+            self._tell(engine, asked, arrived_ms, caller, error=error)
             raise
-        outcome = self._tell(engine, asked, arrived_ms, computed)
+        outcome = self._tell(engine, asked, arrived_ms, caller, computed)
         reply = embed_reply(computed, outputs, served.version, outcome.total_ms, outcome.slack_ms)
         for embedding, modality, item in zip(reply.embeddings, modalities, prepared, strict=True):
             embedding.explanation.num_tokens = served.model.num_tokens(modality, item)
@@ -222,12 +222,13 @@ class EmbeddingService:
         engine: Engine,
         asked: Request | None,
         arrived_ms: float,
-        computed: Sequence[Computed],
+        caller: Caller | None,
+        computed: Sequence[Computed] = (),
         error: BaseException | None = None,
     ) -> Outcome:
         now_ms = engine.clock()
         slack_ms = math.nan if asked is None else asked.deadline_ms - now_ms
-        outcome = Outcome(asked, computed, error, now_ms - arrived_ms, slack_ms)
+        outcome = Outcome(asked, computed, error, now_ms - arrived_ms, slack_ms, caller)
         self.observer.request_finished(outcome)
         return outcome
 

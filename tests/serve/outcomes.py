@@ -27,10 +27,20 @@ def computed(front: Front, level: int = 1, queue_ms: float = 2.0) -> Computed:
     )
 
 
-def answered(*items: Computed, slack_ms: float = 30.0) -> Outcome:
+class Sent:
+    """A caller that sent metadata."""
+
+    def __init__(self, metadata: dict[str, str]) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return list(self._metadata.items())
+
+
+def answered(*items: Computed, slack_ms: float = 30.0, caller: Sent | None = None) -> Outcome:
     """A request with a budget of 50 ms that was answered."""
     request = Request(tuple(item.modality for item in items), Slo(latency_ms=50.0), 0.0, 50.0)
-    return Outcome(request, items, None, 50.0 - slack_ms, slack_ms)
+    return Outcome(request, items, None, 50.0 - slack_ms, slack_ms, caller)
 
 
 def refused() -> Outcome:

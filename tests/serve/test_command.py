@@ -104,6 +104,16 @@ def test_the_ready_message_names_the_metrics_if_there_are_any() -> None:
     assert "http://127.0.0.1:9090/metrics\n" in ready_message(server, ServeConfig(run=Path("runs/a")))
 
 
+def test_replicas_are_told_where_to_log_whatever_folder_they_run_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Serve(log_requests=Path("logs")).config(Path("runs/a"))
+    server = Server("127.0.0.1:9000", "127.0.0.1:9001", Path("logs"))
+    assert config.log_requests == tmp_path / "logs"
+    assert f"{tmp_path}/logs/requests-*.jsonl\n" in ready_message(server, config)
+
+
 @pytest.mark.serve
 @pytest.mark.slow
 def test_the_embed_verb_prints_the_choice_and_writes_the_array(server: str, png: bytes, tmp_path: Path) -> None:
