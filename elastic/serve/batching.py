@@ -194,7 +194,9 @@ class Costs:
 
     def slower(self, times: float) -> "Costs":
         """The same predictions, all so many times longer."""
-        factors = {modality: tuple(factor * times for factor in row) for modality, row in self.factors.items()}
+        factors: dict[Modality, tuple[float, ...]] = {
+            modality: tuple(factor * times for factor in row) for modality, row in self.factors.items()
+        }
         return Costs(self.fronts, factors, self.cheapest)
 
     def levels(self, modality: Modality) -> tuple[Level, ...]:
