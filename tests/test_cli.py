@@ -21,7 +21,7 @@ FLAGS = {
     "probe": "batch-size class-names dense-steps device domains max-images out source split tasks token untrained",
     "profile": "batch-sizes device dtype max-s num-threads out rounds seed warmup-rounds",
     "simulate": "dtype duration-s failures force-foreign-tables latency-slo-ms num-replicas num-threads out "
-    "overhead-ms policies rate seeds shape",
+    "overhead-ms policies rate seeds shape trace",
     "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
     "min-quality modality num-threads quantile",
     "serve": "default-latency-ms drain-s dtype force-foreign-tables host http-port image-url-allow log-requests "

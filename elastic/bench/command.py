@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -16,14 +16,15 @@ from elastic.bench.inputs import contents
 from elastic.bench.load import Load, Sample, Samples
 from elastic.bench.plot import plot
 from elastic.bench.report import as_json, print_report, stability
-from elastic.bench.schedule import mix, read_intervals, warmed_up
+from elastic.bench.schedule import mix, warmed_up
 from elastic.bench.send import send, server_info
 from elastic.bench.summary import Summary, summarise
 from elastic.bench.windows import Windows
 from elastic.channel import Tls
 from elastic.client import DEFAULT_ADDRESS
 from elastic.errors import ConfigError
-from elastic.simulate.trace import draw
+from elastic.simulate.recorded import read_offsets, read_trace
+from elastic.simulate.trace import Shape, draw
 
 RESULT, SAMPLES, PLOT = "bench.json", "samples.parquet", "bench.png"
 CLOSED_OBJECTIVES = 1_000
@@ -45,10 +46,13 @@ class Serve:
     """host:port of the server."""
     rate: float = 50.0
     """Mean requests per second, one input each."""
-    shape: Literal["poisson", "bursty", "accelerating"] = "poisson"
-    """Arrivals: independent; three quarters of them in bursts; or from half the rate to three halves."""
+    shape: Shape = "poisson"
+    """Arrivals: independent; three quarters of them in bursts; from half the rate to three halves; a day; twice the
+    rate between halves; or recorded (`pip install elastic[traces]`): flights, or the use of one of three clusters."""
+    trace: Path | None = None
+    """Send a part of a recorded trace instead, fitted to the rate and duration; docs/simulation.md lists formats."""
     intervals_file: Path | None = None
-    """Send at the times in this file instead: milliseconds from the beginning, ascending, one a line."""
+    """Send at exactly the times in this file instead: milliseconds from the beginning, ascending, one a line."""
     concurrency: int | None = None
     """Closed loop instead: so many workers, each asks again once it has its answer."""
     duration_s: float = 30.0
@@ -92,8 +96,10 @@ class Serve:
                 raise ConfigError(name, getattr(self, name), "must be positive")
         if self.warmup_s < 0:
             raise ConfigError("warmup_s", self.warmup_s, "must not be negative")
-        if self.concurrency is not None and self.intervals_file is not None:
-            raise ConfigError("concurrency", self.concurrency, "a closed loop has no --intervals-file")
+        if sum(one is not None for one in (self.concurrency, self.intervals_file, self.trace)) > 1:
+            raise ConfigError(
+                "trace", self.trace, "only one of --trace, --intervals-file and --concurrency sets the load"
+            )
 
     def run(self) -> None:
         """Send the load, print the tables, write the files."""
@@ -140,7 +146,7 @@ class Serve:
         elif self.intervals_file is not None:
             how = f"arrivals of {self.intervals_file.name}"
         else:
-            how = f"{self.shape} arrivals at {self.rate:g}/s"
+            how = f"{self.shape if self.trace is None else self.trace.name} arrivals at {self.rate:g}/s"
         objectives = ", ".join(f"{slo_ms:g}" for slo_ms in self.latency_slo_ms)
         return f"{info.model_name} at {self.address}: {how}, objectives {objectives} ms"
 
@@ -153,7 +159,9 @@ class Serve:
     @property
     def steady(self) -> bool:
         """Whether the load is the same at all times, so that the rest of it can be foretold from a part."""
-        return self.intervals_file is None and (self.concurrency is not None or self.shape == "poisson")
+        if self.intervals_file is not None or self.trace is not None:
+            return False
+        return self.concurrency is not None or self.shape == "poisson"
 
     def _arrivals(self) -> tuple[np.ndarray | None, float]:
         """Counted arrivals, none of a closed loop, and how long they last."""
@@ -161,9 +169,10 @@ class Serve:
         if self.concurrency is not None:
             return None, duration_ms
         if self.intervals_file is not None:
-            at_ms = read_intervals(self.intervals_file)
+            at_ms = read_offsets(self.intervals_file)
             return at_ms, max(float(at_ms[-1]), 1.0)
-        return draw(self.shape, self.rate, duration_ms, self.seed), duration_ms
+        shape = self.shape if self.trace is None else read_trace(self.trace)
+        return draw(shape, self.rate, duration_ms, self.seed), duration_ms
 
     def _send(self, console: Console, load: Load, windows: Windows) -> Samples:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -1,31 +1,12 @@
-"""When requests are sent and what each asks for: drawn from a seed, or read from a file."""
+"""When requests are sent and what each asks for, drawn from a seed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from elastic.errors import ConfigError, DataError
+from elastic.errors import ConfigError
 from elastic.simulate.trace import poisson
-
-
-def read_intervals(path: Path) -> Float[np.ndarray, " request"]:
-    """Arrivals in milliseconds from a file with one a line; blank lines and those that begin with # are left out.
-
-    Raises:
-        DataError: unreadable, empty, or a line that is no number, is negative, or comes before the one above it.
-    """
-    advice = "write the milliseconds from the beginning to each request, ascending, one a line"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        values = [float(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    except (OSError, ValueError) as error:
-        raise DataError(str(path), f"holds no arrivals ({error})", advice) from error
-    at_ms = np.array(values)
-    if len(at_ms) == 0 or not (np.isfinite(at_ms).all() and (np.diff(at_ms, prepend=0.0) >= 0).all()):
-        raise DataError(str(path), "is empty, or its lines do not ascend from 0", advice)
-    return at_ms
 
 
 def warmed_up(

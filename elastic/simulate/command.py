@@ -24,8 +24,9 @@ from elastic.serve.front import build_fronts
 from elastic.serve.policies import POLICIES, SERVED, policy_maker
 from elastic.simulate.compare import Score, compare, mean_scores
 from elastic.simulate.fleet import Failure, Fleet, Requests
+from elastic.simulate.recorded import read_trace
 from elastic.simulate.service import MeasuredTimes
-from elastic.simulate.trace import Traffic, describe, draw
+from elastic.simulate.trace import Shape, Traffic, describe, draw
 from elastic.submodel import Space
 
 RESULT, PLOT = "simulation.json", "plots/simulation.png"
@@ -36,7 +37,7 @@ class Simulate:
     """Let policies answer the same arrivals on simulated replicas, from the measured tables of a run.
 
     The code that decides is the server's; batches take times drawn from the latency table. Every request counts: what
-    is late or refused is not met. Arrivals are synthetic; what they really are like is printed beside the results.
+    is late or refused is not met. What the arrivals are really like is printed beside the results.
     Writes simulation.json and plots/simulation.png.
 
     Needs `elastic profile` and `elastic evaluate` of the same run.
@@ -46,8 +47,11 @@ class Simulate:
 
     run_dir: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(name="run")] = None
     """Run directory; left out, the model inside the package (results then go to ./runs/NAME)."""
-    shape: Literal["poisson", "bursty", "accelerating"] = "bursty"
-    """Arrivals: independent; three quarters of them in bursts; or from half the rate to three halves."""
+    shape: Shape = "bursty"
+    """Arrivals: independent; three quarters of them in bursts; from half the rate to three halves; a day; twice the
+    rate between halves; or recorded (`pip install elastic[traces]`): flights, or the use of one of three clusters."""
+    trace: Path | None = None
+    """Replay parts of a recorded trace instead, fitted to the rate and duration; docs/simulation.md lists formats."""
     rate: float | None = None
     """Mean requests per second, one image each; left out, what the largest submodel could just serve in its largest
     batches, all replicas together."""
@@ -91,7 +95,8 @@ class Simulate:
             policy_maker(name, fleet.fronts)  # an unknown one is told before the first minute
         rate = self.rate or self.num_replicas * 1000 * front.max_batch_size / front.levels[-1].batch_ms[-1]
         slo_ms = self.latency_slo_ms or 4 * front.levels[-1].batch_ms[0]
-        arrivals = {seed: draw(self.shape, rate, 1000 * self.duration_s, seed) for seed in range(self.seeds)}
+        shape = self.shape if self.trace is None else read_trace(self.trace)
+        arrivals = {seed: draw(shape, rate, 1000 * self.duration_s, seed) for seed in range(self.seeds)}
         traffic = [describe(at_ms, 1000 * self.duration_s) for at_ms in arrivals.values()]
         traces = {
             seed: Requests(at_ms=at_ms, slo_ms=np.full(len(at_ms), float(slo_ms))) for seed, at_ms in arrivals.items()
@@ -101,7 +106,8 @@ class Simulate:
             scores = compare(fleet, self.policies, traces, on_done=lambda: progress.advance(task))
         folder = self.out or (Path("runs") / run.name if inside_package(run) else run)
         where = f"{self.num_replicas} replica(s) of {run.name}"
-        title = f"{where}, {self.shape} arrivals at {rate:.0f}/s, objective {slo_ms:.1f} ms"
+        kind = self.shape if self.trace is None else self.trace.name
+        title = f"{where}, {kind} arrivals at {rate:.0f}/s, objective {slo_ms:.1f} ms"
         self._save(folder, title, rate, slo_ms, traffic, scores)
         console.print(render(title, traffic, scores))
         console.print(f"wrote [bold]{folder / RESULT}[/bold] and {PLOT}", soft_wrap=True)
@@ -140,7 +146,11 @@ class Simulate:
             "title": title,
             "rate": rate,
             "latency_slo_ms": slo_ms,
-            "options": {name: value for name, value in asdict(self).items() if name not in ("run_dir", "out")},
+            "options": {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in asdict(self).items()
+                if name not in ("run_dir", "out")
+            },
             "traffic": [asdict(one) for one in traffic],
             "scores": {name: {seed: asdict(one) for seed, one in rows.items()} for name, rows in scores.items()},
             "provenance": asdict(collect(device_fingerprint())),

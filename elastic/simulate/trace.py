@@ -1,19 +1,24 @@
 """When requests arrive: seeded generators of the shapes that servers are judged on, and what was really drawn.
 
-All are synthetic and say so. Sources: the three shapes of SuperServe's evaluation (NSDI 2025, arXiv 2312.16733),
-steady, bursty (a Poisson stream with a gamma renewal stream on top) and accelerating; gamma renewals of squared
-coefficient of variation c have shape 1/c and mean 1/rate. Merging and cutting make a drawn trace less bursty than its
-parameters sound, so `Traffic` measures it.
+The generators here are synthetic and say so; what was recorded elsewhere comes from `recorded` and `packaged`. Sources:
+poisson, bursty (a Poisson stream with a gamma renewal stream on top) and accelerating are the three shapes of
+SuperServe's evaluation (NSDI 2025, arXiv 2312.16733); gamma renewals of squared coefficient of variation c have shape
+1/c and mean 1/rate. Merging and cutting make a drawn trace less bursty than its parameters sound, so `Traffic`
+measures it.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from elastic.errors import ConfigError
+from elastic.simulate.packaged import UTILISATION, flights, follow
+from elastic.simulate.recorded import Trace
 
 WINDOW_MS = 100.0
 """Windows that peaks and the index of dispersion are counted in."""
@@ -95,27 +100,35 @@ def step(rate: float, duration_ms: float, rng: np.random.Generator) -> Float[np.
     return _following(rate * np.array([0.5, 0.5, 2.0, 2.0, 0.5, 0.5]), at_ms, 2.0, rng)
 
 
+Shape: TypeAlias = Literal[
+    "poisson", "bursty", "accelerating", "diurnal", "step", "flights", "alibaba2018", "azure_v2", "google2019"
+]
+"""A name that `draw` knows."""
+
 SHAPES: Mapping[str, Callable[[float, float, np.random.Generator], Float[np.ndarray, " request"]]] = {
     "poisson": poisson,
     "bursty": bursty,
     "accelerating": accelerating,
     "diurnal": diurnal,
     "step": step,
+    "flights": flights,
+    **{cluster: partial(follow, cluster) for cluster in UTILISATION},
 }
 """Arrivals in milliseconds by shape, from the mean rate per second, the duration and a generator."""
 
 
-def draw(shape: str, rate: float, duration_ms: float, seed: int) -> Float[np.ndarray, " request"]:
-    """Arrivals of a shape, ascending, all within the duration.
+def draw(shape: str | Trace, rate: float, duration_ms: float, seed: int) -> Float[np.ndarray, " request"]:
+    """Arrivals of a shape or a trace, ascending, all within the duration; of a recording, the seed picks the part.
 
     Raises:
-        ConfigError: no such shape, or no traffic.
+        ConfigError: no such shape, no traffic, or more of it than was recorded.
     """
-    if shape not in SHAPES:
+    if isinstance(shape, str) and shape not in SHAPES:
         raise ConfigError("shape", shape, f"must be one of {', '.join(SHAPES)}")
     if rate <= 0 or duration_ms <= 0:
         raise ConfigError("rate", rate, "and the duration must be positive")
-    return SHAPES[shape](rate, duration_ms, np.random.default_rng(seed))
+    make = SHAPES[shape] if isinstance(shape, str) else shape.draw
+    return make(rate, duration_ms, np.random.default_rng(seed))
 
 
 def _following(

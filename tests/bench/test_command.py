@@ -24,7 +24,7 @@ from .conftest import FakeService, serving
 
 FLAGS = (
     "api-key concurrency connections duration-s embed-dim images intervals-file latency-slo-ms out rate seed shape "
-    "slo-weights stop-early text-share tls-ca tls-cert tls-key tolerance warmup-s window-s"
+    "slo-weights stop-early text-share tls-ca tls-cert tls-key tolerance trace warmup-s window-s"
 )
 """What scripts rely on."""
 
@@ -114,6 +114,12 @@ def test_a_file_of_arrivals_is_sent_as_it_is(tmp_path: Path):
     assert load.at_ms is not None and load.at_ms.tolist() == [0.0, 50.0, 60.0] and load.span_ms == 60.0
 
 
+def test_a_recorded_trace_is_fitted_to_the_rate_and_duration(tmp_path: Path):
+    (tmp_path / "trace.txt").write_text("0\n1000\n4000\n")
+    load = Serve(trace=tmp_path / "trace.txt", warmup_s=0.0, rate=3.0, duration_s=1.0).load()
+    assert load.at_ms is not None and load.at_ms.tolist() == [0.0, 250.0, 1000.0] and load.span_ms == 1000.0
+
+
 def test_a_closed_loop_has_workers_instead_of_arrivals():
     load = Serve(concurrency=2, duration_s=5.0, warmup_s=1.0).load()
     assert (load.at_ms, load.concurrency, load.span_ms) == (None, 2, 6_000.0)
@@ -122,7 +128,7 @@ def test_a_closed_loop_has_workers_instead_of_arrivals():
 def test_only_a_steady_load_may_end_early(tmp_path: Path):
     assert Serve().steady and Serve(shape="bursty", concurrency=1).steady
     assert not any(Serve(**one).steady for one in ({"shape": "bursty"}, {"shape": "accelerating"}))
-    assert not Serve(intervals_file=tmp_path).steady
+    assert not Serve(intervals_file=tmp_path).steady and not Serve(trace=tmp_path).steady
 
 
 def test_a_steady_load_ends_once_it_is_stable(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -153,6 +159,8 @@ def test_a_report_of_nothing_says_so(tmp_path: Path):
         {"tolerance": 0.0},
         {"warmup_s": -1.0},
         {"concurrency": 2, "intervals_file": Path("a")},
+        {"concurrency": 2, "trace": Path("a")},
+        {"trace": Path("a"), "intervals_file": Path("a")},
     ],
     ids=str,
 )

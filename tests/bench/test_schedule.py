@@ -1,30 +1,10 @@
-"""Arrivals from files and objectives from weights."""
-
-from pathlib import Path
+"""Warm-ups before arrivals, and objectives from weights."""
 
 import numpy as np
 import pytest
 
-from elastic.bench.schedule import mix, read_intervals, warmed_up
-from elastic.errors import ConfigError, DataError
-
-
-def test_a_file_gives_its_arrivals_and_may_have_remarks(tmp_path: Path):
-    path = tmp_path / "trace.txt"
-    path.write_text("# recorded on Monday\n0\n\n12.5\n  12.5\n1e3\n", encoding="utf-8")
-    assert read_intervals(path).tolist() == [0.0, 12.5, 12.5, 1000.0]
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "1\nsoon\n", "5\n4\n", "-1\n", "nan\n", "1\ninf\n"])
-def test_a_file_that_is_no_schedule_is_refused(text: str, tmp_path: Path):
-    (tmp_path / "trace.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match="one a line"):
-        read_intervals(tmp_path / "trace.txt")
-
-
-def test_a_missing_file_is_refused(tmp_path: Path):
-    with pytest.raises(DataError):
-        read_intervals(tmp_path / "none.txt")
+from elastic.bench.schedule import mix, warmed_up
+from elastic.errors import ConfigError
 
 
 def test_a_warm_up_comes_before_at_the_mean_rate_and_moves_nothing_else():

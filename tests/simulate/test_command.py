@@ -70,6 +70,16 @@ def test_replicas_that_die_are_simulated(run_dir: Path, tmp_path: Path):
     assert scores["lookahead"]["0"]["attainment"] > 0.9
 
 
+def test_a_recorded_trace_is_replayed_at_the_rate_asked_for(run_dir: Path, capsys: pytest.CaptureFixture):
+    trace = run_dir / "monday.txt"
+    trace.write_text("".join(f"{number**2}\n" for number in range(300)), encoding="utf-8")
+    Simulate(run_dir=run_dir, trace=trace, duration_s=1, seeds=2, rate=80, policies=("lookahead",)).run()
+    assert "monday.txt arrivals at 80/s" in " ".join(capsys.readouterr().out.split())
+    result = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
+    assert [one["requests"] for one in result["traffic"]] == [80, 80]
+    assert result["options"]["trace"] == str(trace)
+
+
 def test_an_unknown_policy_is_told_before_anything_is_simulated(run_dir: Path):
     with pytest.raises(ConfigError, match="must be one of"):
         Simulate(run_dir=run_dir, policies=("lookahead", "magic")).run()

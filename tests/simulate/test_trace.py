@@ -1,10 +1,13 @@
 """Drawn arrivals have the rate and the burstiness that their parameters promise."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from elastic.errors import ConfigError
-from elastic.simulate.trace import SHAPES, describe, draw, gamma, ramp
+from elastic.simulate.recorded import Points
+from elastic.simulate.trace import SHAPES, Shape, describe, draw, gamma, ramp
 
 MINUTE_MS = 60_000.0
 
@@ -51,6 +54,15 @@ def test_even_arrivals_do_not_vary():
     found = describe(np.arange(0.0, 1000.0, 10.0), 1000.0)
     assert (found.requests, found.rate, found.peak_to_mean) == (100, 100.0, 1.0)
     assert found.cv2 == pytest.approx(0)
+
+
+def test_every_shape_can_be_asked_for():
+    assert get_args(Shape) == tuple(SHAPES)
+
+
+def test_a_recorded_trace_is_drawn_as_a_shape_is():
+    at_ms = draw(Points(np.array([3.0, 4.0, 7.0])), 3, 1000, seed=0)
+    assert at_ms.tolist() == [0.0, 250.0, 1000.0]
 
 
 @pytest.mark.parametrize(("shape", "rate"), [("square", 1.0), ("poisson", 0.0)])
