@@ -1,0 +1,178 @@
+"""Starts and stops every server as a process of its own, and counts the CPU time of its whole tree of processes."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.server_cost.peers.infinity_folder import infinity_folder
+from benchmarks.server_cost.workload import Model
+
+ROOT = Path(__file__).parents[2]
+READY_TIMEOUT_S = 180.0
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that answers."""
+
+    name: str
+    port: int
+    pid: int
+    direct_port: int | None = None
+    """Of the replica behind HAProxy, where there is one."""
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the process and everything below it, so far."""
+        return tree_cpu_s(self.pid)
+
+
+@contextmanager
+def elastic_serve(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
+    """`elastic serve`, with Ray and HAProxy below it."""
+    port = free_port()
+    command = [sys.executable, "-m", "elastic", "serve", str(run), "--port", str(port), "--profile", "never"]
+    command += ["--max-batch-size", str(model.max_batch_size)]
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    with _running("elastic", command, environment, scratch, _printed("ready at")) as pid:
+        yield Server("elastic serve", port, pid, _replica_port(port))
+
+
+@contextmanager
+def bare_grpc(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
+    """The 60 lines of `peers/bare_grpc.py`."""
+    port = free_port()
+    command = _module(sys.executable, "bare_grpc", run, port, model)
+    with _running("bare_grpc", command, {}, scratch, _printed("ready")) as pid:
+        yield Server("grpc.aio", port, pid)
+
+
+@contextmanager
+def litserve(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Server]:
+    """LitServe out of the peers' environment."""
+    port = free_port()
+    command = _module(str(venv / "bin" / "python"), "lit", run, port, model)
+    with _running("litserve", command, {}, scratch, _answers(port)) as pid:
+        yield Server("LitServe", port, pid)
+
+
+@contextmanager
+def infinity(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Server]:
+    """infinity_emb out of the peers' environment, serving a folder that `infinity_folder` wrote."""
+    port = free_port()
+    folder = infinity_folder(run, scratch / "infinity")
+    command = [str(venv / "bin" / "infinity_emb"), "v2", "--model-id", str(folder), "--served-model-name", "elastic"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--engine", "torch"]
+    command += ["--batch-size", str(model.max_batch_size), "--no-compile", "--no-bettertransformer"]
+    command += ["--no-model-warmup", "--trust-remote-code", "--log-level", "warning"]
+    environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    environment |= {"HF_HOME": str(scratch / "huggingface")}
+    with _running("infinity", command, environment, scratch, _answers(port)) as pid:
+        yield Server("infinity", port, pid)
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all its descendants that live."""
+    parents: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # The name in parentheses may hold spaces; behind it come state, parent, ..., user and system time.
+        fields = text.rpartition(")")[2].split()
+        child = int(stat.parent.name)
+        parents.setdefault(int(fields[1]), []).append(child)
+        ticks[child] = int(fields[11]) + int(fields[12])
+    total, todo = 0, [pid]
+    while todo:
+        process = todo.pop()
+        total += ticks.get(process, 0)
+        todo += parents.get(process, [])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _replica_port(port: int) -> int:
+    """Where HAProxy sends what comes in at `port`, from its configuration."""
+    texts = [path.read_text() for path in Path(tempfile.gettempdir()).glob("elastic-*/**/haproxy.cfg")]
+    (ours,) = [text for text in texts if re.search(rf"bind \S+:{port}\b", text)]
+    # Ray gives a replica's gRPC server a port from 40000 on, its HTTP server one from 30000 on.
+    (replica,) = set(re.findall(r"server \S+ \S+:(4\d{4})\b", ours))
+    return int(replica)
+
+
+def _module(python: str, name: str, run: Path, port: int, model: Model) -> list[str]:
+    module = f"benchmarks.server_cost.peers.{name}"
+    return [python, "-m", module, str(run), str(port), str(model.max_batch_size)]
+
+
+Ready = Callable[[Path], bool]
+"""Whether a server with this log answers."""
+
+
+def _printed(words: str) -> Ready:
+    return lambda log: words in log.read_text()
+
+
+def _answers(port: int) -> Ready:
+    def ready(log: Path) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1.0) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    return ready
+
+
+@contextmanager
+def _running(
+    name: str, command: Sequence[str], environment: dict[str, str], scratch: Path, ready: Ready
+) -> Iterator[int]:
+    """A process from the moment it answers until the block ends; its log is `scratch/NAME.log`."""
+    log = scratch / f"{name}.log"
+    variables = os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=variables, cwd=ROOT, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + READY_TIMEOUT_S
+            while not ready(log):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{' '.join(command)} did not become ready:\n{log.read_text()[-4000:]}")
+                time.sleep(0.2)
+            yield process.pid
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, then end what is left of its session."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
