@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from jaxtyping import Bool
 
 from elastic.serve.policies import policy_maker
 from elastic.simulate.fleet import Fleet, Outcome, Requests, simulate
@@ -32,18 +33,19 @@ class Score:
     decision_p99_us: float
 
 
-def score(outcome: Outcome) -> Score:
-    """Sum up an outcome."""
-    met = outcome.met
-    latency = outcome.latency_ms[~np.isnan(outcome.latency_ms)]
+def score(outcome: Outcome, counted: Bool[np.ndarray, " request"] | None = None) -> Score:
+    """Sum up an outcome, or the counted requests of it (batches and decisions are of all)."""
+    chosen = np.ones(len(outcome.met), np.bool_) if counted is None else counted
+    met, refused, quality = outcome.met[chosen], outcome.refused[chosen], outcome.quality[chosen]
+    latency = outcome.latency_ms[chosen & ~np.isnan(outcome.latency_ms)]
     p50, p99 = np.percentile(latency, [50, 99]) if len(latency) else (np.nan, np.nan)
     fast, slow = np.percentile(outcome.decision_us, [50, 99]) if len(outcome.decision_us) else (np.nan, np.nan)
     return Score(
         attainment=float(met.mean()),
-        quality_met=float(outcome.quality[met].mean()) if met.any() else float("nan"),
-        quality_all=float(np.where(met, outcome.quality, 0.0).mean()),
-        refused=float(outcome.refused.mean()),
-        kept=float(met[~outcome.refused].mean()) if not outcome.refused.all() else float("nan"),
+        quality_met=float(quality[met].mean()) if met.any() else float("nan"),
+        quality_all=float(np.where(met, quality, 0.0).mean()),
+        refused=float(refused.mean()),
+        kept=float(met[~refused].mean()) if not refused.all() else float("nan"),
         p50_ms=float(p50),
         p99_ms=float(p99),
         mean_batch=float(outcome.batch_sizes.mean()) if len(outcome.batch_sizes) else float("nan"),

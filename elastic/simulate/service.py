@@ -32,6 +32,17 @@ class PredictedTimes(Times):
         return self._fronts[modality].levels[level].batch_ms[batch_size - 1]
 
 
+class SlowerTimes(Times):
+    """Other times, all longer by one factor: a model that shares its cores with a server."""
+
+    def __init__(self, times: Times, factor: float) -> None:
+        self._times, self._factor = times, factor
+
+    def draw(self, modality: Modality, level: int, batch_size: int, luck: float) -> float:
+        """The other's time, longer."""
+        return self._factor * self._times.draw(modality, level, batch_size, luck)
+
+
 class MeasuredTimes(Times):
     """Random times of batches, with the measured minimum, median, p90, p99 and maximum, and straight lines between.
 

@@ -7,6 +7,7 @@ from elastic.serve.lookahead import LookaheadPolicy
 from elastic.serve.policies import POLICIES
 from elastic.simulate.compare import compare, mean_scores, score
 from elastic.simulate.fleet import Fleet, Outcome, Requests
+from elastic.simulate.scaling import History
 from elastic.simulate.service import PredictedTimes
 from elastic.submodel import Submodel
 
@@ -29,6 +30,7 @@ def test_a_score_counts_late_refused_and_forgotten_requests_as_not_met():
         dropped=np.array([False, False, False, True]),
         batch_sizes=np.array([2]),
         decision_us=np.array([5.0]),
+        history=History(1),
     )
     found = score(outcome)
     assert (found.attainment, found.quality_met, found.quality_all, found.refused) == (0.25, 0.8, 0.2, 0.25)
@@ -55,3 +57,19 @@ def test_means_and_spreads_are_over_seeds():
     fleet = Fleet(fronts=FRONTS, times=PredictedTimes(FRONTS), policy=LookaheadPolicy)
     average, spread = mean_scores(compare(fleet, ["static=S"], traces)["static=S"])
     assert (average.attainment, spread.attainment) == (1.0, 0.0)
+
+
+def test_only_the_counted_requests_of_an_outcome_are_scored():
+    outcome = Outcome(
+        latency_ms=np.array([10.0, np.nan, 30.0]),
+        quality=np.array([0.8, np.nan, 0.5]),
+        met=np.array([True, False, True]),
+        refused=np.array([False, True, False]),
+        dropped=np.array([False, False, False]),
+        batch_sizes=np.array([1, 1]),
+        decision_us=np.array([5.0]),
+        history=History(1),
+    )
+    found = score(outcome, np.array([False, True, True]))
+    assert (found.attainment, found.quality_met, found.quality_all, found.refused) == (0.5, 0.5, 0.25, 0.5)
+    assert (found.kept, found.p50_ms) == (1.0, 30.0)

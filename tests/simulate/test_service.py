@@ -6,7 +6,7 @@ import pytest
 from elastic.profile.provenance import Device, Provenance
 from elastic.profile.tables import LatencyRow, LatencyTable
 from elastic.serve.batching import Front, Level
-from elastic.simulate.service import MeasuredTimes, PredictedTimes
+from elastic.simulate.service import MeasuredTimes, PredictedTimes, SlowerTimes
 from elastic.submodel import Submodel
 
 SMALL = Submodel((1,))
@@ -42,3 +42,7 @@ def test_many_draws_have_the_measured_quantiles():
 
 def test_predicted_times_are_the_fronts():
     assert [PredictedTimes(FRONTS).draw("image", 0, size, 0.7) for size in (1, 2, 3)] == [4.0, 5.0, 6.0]
+
+
+def test_slower_times_are_longer_by_their_factor():
+    assert SlowerTimes(PredictedTimes(FRONTS), 1.5).draw("image", 0, 2, luck=0.3) == 7.5
