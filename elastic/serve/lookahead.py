@@ -75,16 +75,17 @@ class LookaheadPolicy(Policy):
         """What every batch promises at every level that is in time."""
         head = queue[0]
         outlook = Outlook(costs, head.modality, self._demand.rate(now_ms), self._demand.budget_ms)
+        available_ms = head.deadline_ms - now_ms
         for batch in _batches(queue, costs):
-            size, waiting = len(batch.works), len(queue) - len(batch.works)
+            size = len(batch.works)
+            waiting = len(queue) - size
+            next_ms = min(batch.next_deadline_ms - now_ms, outlook.budget_ms)
             for level in range(batch.floor, len(outlook.qualities)):
-                took_ms = costs.ms(head.modality, level, size)
-                if now_ms + took_ms > head.deadline_ms:
-                    continue
-                left_ms = min(batch.next_deadline_ms - now_ms, outlook.budget_ms) - took_ms
-                later = waiting + outlook.rate * took_ms
-                total = size * outlook.qualities[level] + later * outlook.quality(later, left_ms)
-                yield _Promise(total / (size + later), level, took_ms, batch)
+                took_ms = outlook.needed_ms(level, size)
+                if took_ms <= available_ms:
+                    later = waiting + outlook.rate * took_ms
+                    total = size * outlook.qualities[level] + later * outlook.quality(later, next_ms - took_ms)
+                    yield _Promise(total / (size + later), level, took_ms, batch)
 
 
 class Outlook:
@@ -115,7 +116,7 @@ class Outlook:
         """
         above_ms = 0.0
         for level in range(len(self._ms) - 1, -1, -1):
-            needed_ms = self._needed_ms(level, count)
+            needed_ms = self.needed_ms(level, count)
             if needed_ms <= left_ms:
                 best = self.qualities[level]
                 if above_ms > needed_ms:
@@ -125,7 +126,8 @@ class Outlook:
             above_ms = needed_ms
         return min(self.qualities[0] * max(0.0, left_ms) / above_ms, self._sustainable)
 
-    def _needed_ms(self, level: int, count: float) -> float:
+    def needed_ms(self, level: int, count: float) -> float:
+        """Predicted time of so many inputs, in full batches if they are more than one holds."""
         times, factor = self._ms[level]
         if count >= len(times):
             return times[-1] * factor * count / len(times)

@@ -78,18 +78,21 @@ class FloorPlan:
 
 def floor_plan(queue: Sequence[Work], start_ms: float, costs: Costs) -> FloorPlan:
     """Serve everything at its fastest allowed level, earliest deadline first, in the largest batches that fit."""
-    steps = list(_floor_steps(queue, start_ms, costs))
-    late = next((run.works[0] for run, finish_ms in steps if finish_ms > run.works[0].deadline_ms), None)
-    return FloorPlan(steps[0][0] if steps else None, late, steps[-1][1] if steps else start_ms)
+    first, late, finish_ms = None, None, start_ms
+    for works, level, done_ms in _floor_steps(queue, start_ms, costs):
+        first = first or Run(level, tuple(works), done_ms - start_ms, Limit.BACKLOG)
+        late = late or (works[0] if done_ms > works[0].deadline_ms else None)
+        finish_ms = done_ms
+    return FloorPlan(first, late, finish_ms)
 
 
 def is_on_time(queue: Sequence[Work], start_ms: float, costs: Costs) -> bool:
     """Whether the floor plan finishes everything in time."""
-    return all(finish_ms <= run.works[0].deadline_ms for run, finish_ms in _floor_steps(queue, start_ms, costs))
+    return all(done_ms <= works[0].deadline_ms for works, _, done_ms in _floor_steps(queue, start_ms, costs))
 
 
-def _floor_steps(queue: Sequence[Work], start_ms: float, costs: Costs) -> Iterator[tuple[Run, float]]:
-    """The floor plan's batches and when each is done."""
+def _floor_steps(queue: Sequence[Work], start_ms: float, costs: Costs) -> Iterator[tuple[Sequence[Work], int, float]]:
+    """The floor plan's batches, their levels, and when each is done."""
     groups: dict[tuple[Modality, int], list[Work]] = {}
     for work in queue:
         groups.setdefault((work.modality, costs.cheapest[work.modality][work.floor]), []).append(work)
@@ -103,9 +106,8 @@ def _floor_steps(queue: Sequence[Work], start_ms: float, costs: Costs) -> Iterat
             if other != key:
                 latest_ms = min(latest_ms, rest[served[other]].deadline_ms - costs.ms(*other, 1))
         size = max(1, min(costs.fit(*key, latest_ms - now_ms), len(waiting) - begin))
-        predicted_ms = costs.ms(*key, size)
-        now_ms += predicted_ms
-        yield Run(key[1], tuple(waiting[begin : begin + size]), predicted_ms, Limit.BACKLOG), now_ms
+        now_ms += costs.ms(*key, size)
+        yield waiting[begin : begin + size], key[1], now_ms
         served[key] += size
         if served[key] == len(waiting):
             del groups[key]
