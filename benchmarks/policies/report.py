@@ -27,7 +27,7 @@ def estimate(found: np.ndarray, scale: float = 1.0, digits: int = 1) -> str:
     if len(known) < 2:
         return text
     half = T_95.get(len(known), 2.0) * known.std(ddof=1) / np.sqrt(len(known))
-    return f"{text} ± {scale * half:.{digits}f}"
+    return f"{text} \u00b1 {scale * half:.{digits}f}"
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
