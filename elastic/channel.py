@@ -94,7 +94,7 @@ def unavailable_advice(details: str) -> str:
     words = details.lower()
     if any(word in words for word in ("handshake", "verification", "certificate")):
         return "check the CA and the client certificate that you gave, and the name in the address"
-    if any(word in words for word in ("socket closed", "reset by peer", "broken pipe")):
+    if any(word in words for word in ("socket closed", "reset by peer", "broken pipe", "unwrap failed")):
         return "if it serves TLS, give its CA and, where it asks for one, a client certificate"
     return "start a server with `elastic serve`, or name a running one's host:port"
 

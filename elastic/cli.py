@@ -140,6 +140,13 @@ VERBS = (
         "elastic.bench.command:Bench",
     ),
     Verb(USE, "top", "Watch a running server in the terminal", "elastic top", "elastic.commands.top:Top"),
+    Verb(
+        USE,
+        "keys",
+        "API keys of a server and their limits",
+        "elastic keys add mobile --rate 20",
+        "elastic.commands.keys:Keys",
+    ),
     Verb(START, "data", "List, check or rebuild data sets", "elastic data ls", "elastic.data.command:Data"),
     Verb(START, "demo", "All of the above in ten minutes", "elastic demo", "elastic.commands.demo:Demo"),
 )

@@ -24,13 +24,15 @@ FLAGS = {
     "overhead-ms policies rate seeds shape trace",
     "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
     "min-quality modality num-threads quantile",
-    "serve": "default-latency-ms drain-s dtype force-foreign-tables host http-port image-url-allow log-requests "
-    "log-sample max-batch-size max-image-pixels max-items-per-call max-message-bytes max-waiting-items metrics-port "
-    "num-replicas num-threads policy port profile quantile",
+    "serve": "api-keys client-ca default-latency-ms drain-s dtype force-foreign-tables host http-port "
+    "image-url-allow insecure-public log-requests log-sample max-batch-size max-image-pixels max-items-per-call "
+    "max-message-bytes max-waiting-items metrics-port num-replicas num-threads policy port profile quantile "
+    "tls-cert tls-key",
     "deploy": "allow-narrower rollback server",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
     "bench": "",
     "top": "once window-s",
+    "keys": "",
     "data": "",
     "demo": "num-requests recipe run-dir",
 }

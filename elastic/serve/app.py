@@ -7,15 +7,14 @@ Ray reads its settings from the environment when it is first imported and hands 
 import io
 import logging
 import os
-import random
+import secrets
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -27,8 +26,11 @@ from elastic.serve.control import listening, socket_path
 from elastic.serve.deploy import Deployer
 from elastic.serve.exporter import exporting
 from elastic.serve.follow import Following
+from elastic.serve.gate import Gate
 from elastic.serve.logs import make_folder
+from elastic.serve.ports import check_port, claimed_window, free_port
 from elastic.serve.release import Releases
+from elastic.serve.tls import check_files, terminating
 from elastic.serve.tracing import find_exporter
 
 logger = logging.getLogger(__name__)
@@ -64,12 +66,15 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     """A server that answers until the block ends; SIGTERM interrupts it as Ctrl-C does.
 
     Raises:
-        ConfigError: a port is taken, the log cannot be written, traces not exported, or Ray was imported before.
+        ConfigError: a port is taken, keys or certificates cannot be used, the log cannot be written, traces not
+            exported, or Ray was imported before.
         CheckpointError, ProfileError: the model cannot be served.
         ServerUnavailable: it did not become ready.
     """
-    _check_port(config.host, config.port, "port")
-    _check_port(config.host, config.port_of_http, "http_port")
+    check_files(config)
+    Gate.of(config.api_keys)
+    check_port(config.host, config.port, "port")
+    check_port(config.host, config.port_of_http, "http_port")
     control = socket_path(config.port)
     find_exporter(os.environ)
     if config.log_requests is not None:
@@ -79,24 +84,38 @@ def serving(config: ServeConfig) -> Iterator[Server]:
         releases = Releases(scratch)
         # Tries the model out here, because a replica that cannot start is started again and again.
         deployer = Deployer(config, releases, _follow_all)
-        _set_environment(environment(config, scratch))
+        inner = config if config.tls_cert is None else _on_loopback(config)
+        _set_environment(environment(inner, scratch, opened.enter_context(claimed_window())))
         metrics_url = None
         if config.metrics_port is not None:
             metrics_dir = Path(os.environ[METRICS_DIR_VARIABLE])
             metrics_dir.mkdir(exist_ok=True)
             metrics_url = opened.enter_context(exporting(metrics_dir, config.host, config.metrics_port))
+        terminator = None if inner is config else opened.enter_context(terminating(config, inner, scratch))
         opened.callback(_stop)
-        server = _start(config, releases, metrics_url)
+        server = _start(inner, releases, metrics_url)
         opened.callback(_drain, config)
+        if terminator is not None:
+            opened.callback(terminator.stop_accepting)
         opened.enter_context(listening(control, deployer.handle))
-        yield server
+        host, port, http_port = config.host, config.port, config.port_of_http
+        yield replace(server, address=f"{host}:{port}", http_address=f"{host}:{http_port}")
 
 
-def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
+def _on_loopback(config: ServeConfig) -> ServeConfig:
+    """The same server for Ray when TLS stands in front of it: on ports that nobody is told."""
+    return replace(config, host="127.0.0.1", port=free_port("127.0.0.1"), http_port=free_port("127.0.0.1"))
+
+
+def environment(config: ServeConfig, scratch: Path, replica_ports: range) -> dict[str, str]:
     """What every Ray process must find in its environment; a variable that the user has set stands."""
+    middle = replica_ports.start + len(replica_ports) // 2
     own = {} if config.metrics_port is None else {METRICS_DIR_VARIABLE: str(scratch / "metrics")}
     return own | {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray listens on every interface and runs the code that it is sent; so it takes it only with a secret of ours.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # HAProxy in front of the replicas: unlike Serve's own proxy it runs no Python, and it binds `host`.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # One event loop per replica is enough: the model and decoding have threads of their own.
@@ -112,8 +131,12 @@ def environment(config: ServeConfig, scratch: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port(config.host)),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port(config.host)),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replica_ports.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(middle - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(middle),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports.stop - 1),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(config.host)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(config.host)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(1, round(config.drain_s))),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     }
@@ -226,30 +249,3 @@ def _stop() -> None:
     with redirect_stdout(io.StringIO()):
         serve.shutdown()
         ray.shutdown()
-
-
-def _check_port(host: str, port: int, name: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            flag = name.replace("_", "-")
-            rule = f"cannot be bound on {host} ({error.strerror}); choose another with --{flag}"
-            raise ConfigError(f"serve.{name}", port, rule) from error
-
-
-def _free_port(host: str) -> int:
-    """A port that nothing listens on, and that no outgoing connection will be given before HAProxy binds it.
-
-    The kernel gives those numbers from 32768 on by default, Ray's workers ask for some below 20000, and many of both
-    are taken while Ray starts.
-    """
-    for port in random.sample(range(20_000, 32_768), 100):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return port
-    raise ConfigError("serve.host", host, "no port from 20000 to 32767 can be bound on it")

@@ -17,7 +17,7 @@ from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import latency_path, load_latency, load_quality
 from elastic.profile.tables import Quantile
 from elastic.serve.app import Server, serving
-from elastic.serve.config import ServeConfig
+from elastic.serve.config import ServeConfig, is_loopback
 
 QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
 """Enough rounds to choose between submodels; `elastic profile` takes more."""
@@ -37,11 +37,21 @@ class Serve:
     run_dir: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(name="run")] = None
     """Run directory; left out, the model inside the package."""
     host: str = "127.0.0.1"
-    """Interface to listen on; 0.0.0.0 for all. There is no encryption or login yet: keep it on a trusted network."""
+    """Interface to listen on; 0.0.0.0 for all, which asks for --api-keys."""
     port: int = 9000
     """gRPC port."""
     http_port: int | None = None
     """Port of the HTTP API (OpenAI's /v1/embeddings); left out, the one after --port."""
+    api_keys: Path | None = None
+    """Answer only callers with a key of this file (`elastic keys add` makes it); changes to it count at once."""
+    tls_cert: Path | None = None
+    """Encrypt: certificate and chain (PEM). Files that are renewed are read anew."""
+    tls_key: Path | None = None
+    """Private key (PEM) of the certificate."""
+    client_ca: Path | None = None
+    """Answer only clients with a certificate of an authority in this PEM file; needs --tls-cert."""
+    insecure_public: bool = False
+    """Listen beyond this machine without keys: anybody who reaches the port may call."""
     profile: Literal["auto", "always", "never"] = "auto"
     """Measure latencies before serving: when there is no table of this machine (auto), always, or never."""
     force_foreign_tables: bool = False
@@ -85,6 +95,8 @@ class Serve:
         """Start, say how to call it, and wait for the end."""
         console = Console()
         config = self.config(resolve_run(self.run_dir))
+        for warning in security_warnings(config):
+            console.print(f"[bold yellow]warning[/bold yellow] {warning}")
         load_quality(config.run)  # before anything slow: without it nothing can be chosen
         ensure_profiled(config, self.profile, console)
         console.print(f"starting [bold]{config.run.name}[/bold] on Ray Serve (about 20 s) ...")
@@ -124,17 +136,35 @@ def ensure_profiled(config: ServeConfig, when: Literal["auto", "always", "never"
     console.print(f"wrote {path}; `elastic profile` measures more thoroughly")
 
 
+def security_warnings(config: ServeConfig) -> list[str]:
+    """What an operator should know about who can call, and who can listen."""
+    if is_loopback(config.host):
+        return []
+    warnings = []
+    if config.api_keys is None:
+        warnings.append(f"anybody who reaches {config.host}:{config.port} may call: there are no API keys")
+    if config.tls_cert is None:
+        warnings.append("nothing is encrypted: images, embeddings and API keys cross the network in the clear")
+    return warnings
+
+
 def ready_message(server: Server, config: ServeConfig) -> str:
     """What a person needs to know once the server answers."""
     address = server.address
     flag = "" if address == "127.0.0.1:9000" else f" --server {address}"
+    flag += "" if config.tls_cert is None else " --tls-ca CA.pem"
+    flag += "" if config.client_ca is None else " --tls-cert CLIENT.pem --tls-key CLIENT.key"
+    key = "" if config.api_keys is None else "ELASTIC_API_KEY=... "
+    grpcurl = "-plaintext" if config.tls_cert is None else "-cacert CA.pem"
+    curl = "" if config.api_keys is None else '-H "authorization: Bearer $ELASTIC_API_KEY" '
+    curl += "http://" if config.tls_cert is None else "--cacert CA.pem https://"
     metrics = "" if server.metrics_url is None else f"  watch  elastic top {server.metrics_url}\n"
     requests = "" if config.log_requests is None else f"         {config.log_requests}/requests-*.jsonl\n"
     return (
         f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
-        f"  try    elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
-        f"  or     grpcurl -plaintext {address} list\n"
-        f"  HTTP   curl http://{server.http_address}/v1/models\n"
+        f"  try    {key}elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
+        f"  or     grpcurl {grpcurl} {address} list\n"
+        f"  HTTP   curl {curl}{server.http_address}/v1/models\n"
         f"{metrics}"
         f"  logs   {server.log_dir}\n"
         f"{requests}"

@@ -1,5 +1,6 @@
 """What a server is told when it starts."""
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,16 @@ class ServeConfig:
     """gRPC port."""
     http_port: int | None = None
     """HTTP port; None is the one after the gRPC port."""
+    api_keys: Path | None = None
+    """Key file (`keys.load_keys`); None answers everybody."""
+    tls_cert: Path | None = None
+    """PEM certificate and its chain; with it the port talks TLS only."""
+    tls_key: Path | None = None
+    """PEM private key of `tls_cert`."""
+    client_ca: Path | None = None
+    """PEM certificates of the authorities of which clients must show a certificate (mutual TLS)."""
+    insecure_public: bool = False
+    """Listen beyond this machine without keys."""
     num_replicas: int = 1
     """Processes that answer, each with its own model thread and queue."""
     num_threads: int = 1
@@ -84,6 +95,7 @@ class ServeConfig:
         AllowList.parse(self.image_url_allow)
         if self.max_items_per_call > self.max_waiting_items:
             raise ConfigError("serve.max_items_per_call", self.max_items_per_call, "must fit into max_waiting_items")
+        self._check_security()
 
     @property
     def port_of_http(self) -> int:
@@ -100,3 +112,24 @@ class ServeConfig:
             if port in taken:
                 raise ConfigError(f"serve.{name}", port, f"must not be {taken[port]}")
             taken[port] = name
+
+    def _check_security(self) -> None:
+        if not is_loopback(self.host) and self.api_keys is None and not self.insecure_public:
+            rule = (
+                "other machines could call without a key; make one (`elastic keys add NAME --file keys.json`) and pass "
+                "--api-keys keys.json, or say --insecure-public if something else keeps strangers out"
+            )
+            raise ConfigError("serve.host", self.host, rule)
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_cert"
+            raise ConfigError(f"serve.{missing}", None, "a certificate and its key go together: --tls-cert, --tls-key")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ConfigError("serve.client_ca", str(self.client_ca), "needs TLS: pass --tls-cert and --tls-key")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an interface; a name other than localhost may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

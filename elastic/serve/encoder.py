@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.serve.config import ServeConfig
 from elastic.serve.follow import Follower, Following
-from elastic.serve.grpc import answer
+from elastic.serve.grpc import answer, answer_stream
 from elastic.serve.health import Health
 from elastic.serve.http import http_app
 from elastic.serve.instruments import replica_metrics, replica_records
@@ -66,12 +66,16 @@ class EncoderReplica:
         self, requests: gRPCInputStream, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.EmbedStreamReply]:
         """`elastic.v1.EmbeddingService/EmbedStream`."""
-        async for reply in self._service.embed_stream(requests):
+        async for reply in answer_stream(grpc_context, self._service.embed_stream(requests, grpc_context)):
             yield reply
 
-    async def Info(self, request: pb.InfoRequest) -> pb.InfoReply:
+    async def Info(self, request: pb.InfoRequest, grpc_context: RayServegRPCContext) -> pb.InfoReply:
         """`elastic.v1.EmbeddingService/Info`."""
-        return self._service.info()
+
+        async def info() -> pb.InfoReply:
+            return self._service.info(grpc_context)
+
+        return await answer(grpc_context, pb.InfoReply, info())
 
     async def Check(self, request: HealthCheckRequest, grpc_context: RayServegRPCContext) -> HealthCheckResponse:
         """`grpc.health.v1.Health/Check`."""

@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -23,6 +23,7 @@ from elastic.errors import ElasticError, InvalidRequest, Overloaded, RequestTooL
 from elastic.profile.tables import Modality
 from elastic.quantise import Output, cut
 from elastic.serve.engine import Computed
+from elastic.serve.gate import Caller
 from elastic.serve.outputs import vector_messages
 from elastic.serve.policy import Limit
 from elastic.serve.urls import ImageUrl
@@ -59,15 +60,6 @@ LIMITS = {Limit.NONE: pb.LIMIT_NONE, Limit.DEADLINE: pb.LIMIT_DEADLINE, Limit.BA
 MODALITIES: dict[Modality, pb.Modality] = {"image": pb.MODALITY_IMAGE, "text": pb.MODALITY_TEXT}
 
 Reply = TypeVar("Reply", bound=Message)
-
-
-@runtime_checkable
-class Caller(Protocol):
-    """What the client sent beside its message."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str]]:
-        """Names and values; of an HTTP request, its headers."""
-        ...
 
 
 @runtime_checkable
@@ -123,6 +115,15 @@ async def answer(context: Context, empty: Callable[[], Reply], call: Awaitable[R
         # The one place that catches everything: what is not in the table must not reach the caller as it is.
         set_status(context, status_of(error))
         return empty()
+
+
+async def answer_stream(context: Context, replies: AsyncIterator[Reply]) -> AsyncIterator[Reply]:
+    """The replies of a call until it fails, if it does; then the error's status is set on the context."""
+    try:
+        async for reply in replies:
+            yield reply
+    except Exception as error:
+        set_status(context, status_of(error))  # for the same reason as in `answer`
 
 
 def set_status(context: Context, status: Status) -> None:

@@ -76,8 +76,12 @@ class HeaderCaller:
     request: Request
 
     def invocation_metadata(self) -> Iterable[tuple[str, str]]:
-        """Its headers; among them may be `x-deadline-unix-ms`."""
+        """Its headers; among them may be `x-deadline-unix-ms` and the key."""
         return self.request.headers.items()
+
+    def peer(self) -> str:
+        """The ingress. A replica's HTTP port, unlike that of gRPC, is on the server's own interface only."""
+        return "unix:ingress"
 
 
 def http_app(service: EmbeddingService, health: Health, max_message_bytes: int) -> Starlette:
@@ -86,15 +90,17 @@ def http_app(service: EmbeddingService, health: Health, max_message_bytes: int) 
     started_s = int(time.time())
 
     async def embeddings(request: Request) -> Response:
+        caller = HeaderCaller(request)
+        service.check(caller)
         body = read_body(await _read(request, max_body_bytes))
-        reply = await service.embed(embed_request(body), HeaderCaller(request))
+        reply = await service.embed(embed_request(body), caller)
         return JSONResponse(embeddings_answer(reply, body, service.info().model_name))
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model_answer(service.info(), started_s)]})
+        return JSONResponse({"object": "list", "data": [model_answer(service.info(HeaderCaller(request)), started_s)]})
 
     async def model(request: Request) -> Response:
-        info = service.info()
+        info = service.info(HeaderCaller(request))
         if request.path_params["name"] != info.model_name:
             raise HTTPException(404, f"the one model here is {info.model_name}")
         return JSONResponse(model_answer(info, started_s))

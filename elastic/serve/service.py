@@ -11,9 +11,9 @@ from elastic.profile.device import device_fingerprint
 from elastic.profile.tables import Modality
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import Computed, Engine, Request
+from elastic.serve.gate import Caller, Gate
 from elastic.serve.grpc import (
     MODALITIES,
-    Caller,
     Limits,
     embed_reply,
     failure_message,
@@ -34,8 +34,8 @@ ADVICE = "call again; another replica may answer"
 class EmbeddingService:
     """The calls of one replica, each answered by the model that was served when it arrived."""
 
-    def __init__(self, served: Served, config: ServeConfig, observer: Observer) -> None:
-        self._served, self._config, self.observer = served, config, observer
+    def __init__(self, served: Served, config: ServeConfig, observer: Observer, gate: Gate) -> None:
+        self._served, self._config, self.observer, self._gate = served, config, observer, gate
         self._limits = Limits(config.max_items_per_call, config.default_latency_ms)
         self._is_draining = False
         self._is_sound = True
@@ -48,14 +48,23 @@ class EmbeddingService:
         Raises:
             CheckpointError: no model there, or a damaged one.
             ProfileError: no usable table for this device.
+            ConfigError: the key file cannot be used.
         """
         observer = Observers(observers)
-        return cls(Served.load(config, observer), config, observer)
+        return cls(Served.load(config, observer), config, observer, Gate.of(config.api_keys))
 
     @property
     def served(self) -> Served:
         """What answers the next call."""
         return self._served
+
+    def check(self, caller: Caller) -> None:
+        """Whether a caller may call at all, before anything that it sent is read.
+
+        Raises:
+            Unauthenticated: it may not.
+        """
+        self._gate.check(caller)
 
     def swap(self, served: Served) -> None:
         """Answer every further call with another model; calls under way end on the one they began with."""
@@ -82,17 +91,22 @@ class EmbeddingService:
             await asyncio.sleep(DRAIN_POLL_S)
         return self.num_calls
 
-    async def embed(self, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
-        """Embed every input; `caller` carries the client's absolute deadline, if it sent one.
+    async def embed(self, request: pb.EmbedRequest, caller: Caller | None, *, in_stream: bool = False) -> pb.EmbedReply:
+        """Embed every input; `caller` carries the client's key and absolute deadline, if it sent them.
+
+        None calls from this process. In a stream, what the caller sent along is the stream's: its key counts for every
+        request, its deadline for none.
 
         Raises:
             ElasticError: whatever is wrong with the request or in its way; `grpc.STATUS` says what becomes of it.
         """
         served = self._served
         with self._counted(), served.in_use():
-            return await self._embed(served, request, caller)
+            return await self._embed(served, request, caller, in_stream)
 
-    async def _embed(self, served: Served, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
+    async def _embed(
+        self, served: Served, request: pb.EmbedRequest, caller: Caller | None, in_stream: bool
+    ) -> pb.EmbedReply:
         engine, asked = served.engine, None
         arrived_ms = engine.clock()
         prepared: list[object] = []
@@ -104,19 +118,21 @@ class EmbeddingService:
             return prepared
 
         try:
-            self._check_accepting()
-            contents = read_contents(request, self._limits)
-            modalities: tuple[Modality, ...] = tuple(modality_of(content) for content in contents)
-            outputs = read_outputs(request, served.widths(modalities))
-            slo = with_width_of(outputs, read_slo(request, self._limits))
-            budget_ms = slo.latency_ms if caller is None else remaining_ms(caller, slo.latency_ms)
-            asked = Request(
-                modalities=modalities,
-                slo=slo,
-                arrived_ms=arrived_ms,
-                deadline_ms=arrived_ms + budget_ms,
-            )
-            computed = await engine.embed(asked, prepare)
+            with self._gate.admit(caller):
+                self._check_accepting()
+                contents = read_contents(request, self._limits)
+                modalities: tuple[Modality, ...] = tuple(modality_of(content) for content in contents)
+                outputs = read_outputs(request, served.widths(modalities))
+                slo = with_width_of(outputs, read_slo(request, self._limits))
+                told = None if in_stream else caller
+                budget_ms = slo.latency_ms if told is None else remaining_ms(told, slo.latency_ms)
+                asked = Request(
+                    modalities=modalities,
+                    slo=slo,
+                    arrived_ms=arrived_ms,
+                    deadline_ms=arrived_ms + budget_ms,
+                )
+                computed = await engine.embed(asked, prepare)
         except BaseException as error:
             self._tell(engine, asked, arrived_ms, caller, error=error)
             raise
@@ -126,14 +142,21 @@ class EmbeddingService:
             embedding.explanation.num_tokens = served.model.num_tokens(modality, item)
         return reply
 
-    async def embed_stream(self, requests: AsyncIterable[pb.EmbedStreamRequest]) -> AsyncIterator[pb.EmbedStreamReply]:
-        """Answers as they become ready; a request that fails does not end the stream."""
+    async def embed_stream(
+        self, requests: AsyncIterable[pb.EmbedStreamRequest], caller: Caller | None = None
+    ) -> AsyncIterator[pb.EmbedStreamReply]:
+        """Answers as they become ready; a request that fails does not end the stream.
+
+        Raises:
+            Unauthenticated: the caller may not call; later, when its key is removed, every further request fails so.
+        """
+        self._gate.check(caller)
         answers: asyncio.Queue[pb.EmbedStreamReply | None] = asyncio.Queue()
         places = asyncio.Semaphore(self._config.max_stream_requests)
         working: set[asyncio.Task[None]] = set()
 
         async def work(message: pb.EmbedStreamRequest) -> None:
-            answers.put_nowait(await self._stream_answer(message))
+            answers.put_nowait(await self._stream_answer(message, caller))
             places.release()
 
         async def read() -> None:
@@ -157,8 +180,16 @@ class EmbeddingService:
             for task in [reader, *working]:
                 task.cancel()
 
-    def info(self) -> pb.InfoReply:
-        """What there is to choose from, as predicted now, and the limits."""
+    def info(self, caller: Caller | None = None) -> pb.InfoReply:
+        """What there is to choose from, as predicted now, and the limits.
+
+        Raises:
+            ElasticError: the caller may not call now.
+        """
+        with self._gate.admit(caller):
+            return self._info()
+
+    def _info(self) -> pb.InfoReply:
         config, served, costs = self._config, self._served, self._served.engine.costs()
         widths = served.model.encoder.space.embed_dims
         submodels = [
@@ -232,8 +263,8 @@ class EmbeddingService:
         self.observer.request_finished(outcome)
         return outcome
 
-    async def _stream_answer(self, message: pb.EmbedStreamRequest) -> pb.EmbedStreamReply:
-        (outcome,) = await asyncio.gather(self.embed(message.request, None), return_exceptions=True)
+    async def _stream_answer(self, message: pb.EmbedStreamRequest, caller: Caller | None) -> pb.EmbedStreamReply:
+        (outcome,) = await asyncio.gather(self.embed(message.request, caller, in_stream=True), return_exceptions=True)
         if isinstance(outcome, pb.EmbedReply):
             return pb.EmbedStreamReply(id=message.id, reply=outcome)
         if not isinstance(outcome, Exception):

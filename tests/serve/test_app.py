@@ -21,6 +21,8 @@ from elastic.errors import CheckpointError, ConfigError, ServerUnavailable
 from elastic.serve.app import environment, serving, wait_until_serving
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 
+WINDOW = range(25_000, 25_099)
+
 
 @pytest.fixture
 def health() -> Iterator[tuple[str, HealthServicer]]:
@@ -57,6 +59,23 @@ def test_a_taken_port_is_an_error_before_anything_starts(tmp_path: Path) -> None
             pass
 
 
+def test_keys_or_certificates_that_cannot_be_used_are_an_error_before_anything_starts(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    for fields in ({"api_keys": nothing}, {"tls_cert": nothing, "tls_key": nothing}):
+        with (
+            pytest.raises(ConfigError, match="cannot be read"),
+            serving(ServeConfig(run=tmp_path, port=free_port(), **fields)),  # type: ignore[arg-type]
+        ):
+            pass
+
+
+def test_ray_takes_nothing_from_whoever_does_not_know_a_secret_of_this_server(tmp_path: Path) -> None:
+    first, second = (environment(ServeConfig(run=tmp_path), tmp_path, WINDOW) for _ in range(2))
+    assert first["RAY_AUTH_MODE"] == "token"
+    assert len(first["RAY_AUTH_TOKEN"]) == 64
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+
+
 def test_a_run_that_cannot_be_served_is_an_error_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError), serving(ServeConfig(run=tmp_path, port=free_port())):
         pass
@@ -74,7 +93,7 @@ def test_a_process_that_uses_ray_already_cannot_serve(tiny_run: Path) -> None:
 
 
 def test_ray_is_told_to_use_haproxy_and_the_message_limit_with_files_of_its_own(tmp_path: Path) -> None:
-    variables = environment(ServeConfig(run=tmp_path, max_message_bytes=12_345), tmp_path)
+    variables = environment(ServeConfig(run=tmp_path, max_message_bytes=12_345), tmp_path, WINDOW)
     assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert variables["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == "12345"
     paths = [value for name, value in variables.items() if name.endswith(("_LOC", "_PATH", "_BASE", "_FILE"))]
@@ -83,10 +102,20 @@ def test_ray_is_told_to_use_haproxy_and_the_message_limit_with_files_of_its_own(
     assert variables["RAY_SERVE_HAPROXY_METRICS_PORT"] != variables["RAY_SERVE_HAPROXY_STATS_PORT"]
 
 
+def test_replicas_bind_inside_the_claimed_window_and_their_two_kinds_of_port_apart(tmp_path: Path) -> None:
+    variables = environment(ServeConfig(run=tmp_path), tmp_path, WINDOW)
+    first_grpc, last_grpc, first_http, last_http = (
+        int(variables[f"RAY_SERVE_DIRECT_INGRESS_{end}_{kind}_PORT"])
+        for kind in ("GRPC", "HTTP")
+        for end in ("MIN", "MAX")
+    )
+    assert WINDOW.start == first_grpc < last_grpc < first_http < last_http < WINDOW.stop
+
+
 def test_replicas_learn_where_to_count_only_if_metrics_are_shown(tmp_path: Path) -> None:
-    shown = environment(ServeConfig(run=tmp_path, metrics_port=9_090), tmp_path)
+    shown = environment(ServeConfig(run=tmp_path, metrics_port=9_090), tmp_path, WINDOW)
     assert shown[METRICS_DIR_VARIABLE] == str(tmp_path / "metrics")
-    assert METRICS_DIR_VARIABLE not in environment(ServeConfig(run=tmp_path), tmp_path)
+    assert METRICS_DIR_VARIABLE not in environment(ServeConfig(run=tmp_path), tmp_path, WINDOW)
 
 
 @pytest.mark.ray

@@ -17,7 +17,7 @@ from elastic.profile.store import LATENCY, load_latency
 from elastic.profile.tables import LatencyTable
 from elastic.serve import command
 from elastic.serve.app import Server
-from elastic.serve.command import Serve, ensure_profiled, ready_message
+from elastic.serve.command import Serve, ensure_profiled, ready_message, security_warnings
 from elastic.serve.config import ServeConfig
 
 
@@ -112,6 +112,25 @@ def test_replicas_are_told_where_to_log_whatever_folder_they_run_in(
     server = Server("127.0.0.1:9000", "127.0.0.1:9001", Path("logs"))
     assert config.log_requests == tmp_path / "logs"
     assert f"{tmp_path}/logs/requests-*.jsonl\n" in ready_message(server, config)
+
+
+def test_the_ready_message_names_the_flags_that_a_client_needs() -> None:
+    keys, cert = Path("keys.json"), Path("server.pem")
+    config = ServeConfig(run=Path("runs/a"), api_keys=keys, tls_cert=cert, tls_key=cert, client_ca=cert)
+    shown = ready_message(Server("127.0.0.1:9000", "127.0.0.1:9001", Path("logs")), config)
+    assert "https://127.0.0.1:9001" in shown
+    assert "ELASTIC_API_KEY=... elastic embed" in shown
+    assert "--tls-ca CA.pem --tls-cert CLIENT.pem --tls-key CLIENT.key" in shown
+    assert "-plaintext" not in shown
+
+
+def test_an_open_or_readable_server_is_warned_about() -> None:
+    run, file = Path("runs/a"), Path("file")
+    assert security_warnings(ServeConfig(run=run)) == []
+    no_keys, readable = security_warnings(ServeConfig(run=run, host="0.0.0.0", insecure_public=True))
+    assert "anybody" in no_keys and "in the clear" in readable
+    assert security_warnings(ServeConfig(run=run, host="0.0.0.0", api_keys=file)) == [readable]
+    assert security_warnings(ServeConfig(run=run, host="0.0.0.0", api_keys=file, tls_cert=file, tls_key=file)) == []
 
 
 @pytest.mark.serve

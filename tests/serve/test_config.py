@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from elastic.errors import ConfigError
-from elastic.serve.config import ServeConfig
+from elastic.serve.config import ServeConfig, is_loopback
 
 RUN = Path("runs/a")
 
@@ -52,3 +52,34 @@ def test_an_http_port_that_cannot_be_is_refused(ports: dict[str, int]) -> None:
 def test_an_image_host_that_means_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="image_url_allow"):
         ServeConfig(run=Path("run"), image_url_allow=("https://example.com",))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "server.example"])
+def test_other_machines_need_keys_or_the_operators_word(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.host.*elastic keys add.*--insecure-public"):
+        ServeConfig(run=RUN, host=host)
+    assert ServeConfig(run=RUN, host=host, api_keys=Path("keys.json")).host == host
+    assert ServeConfig(run=RUN, host=host, insecure_public=True).host == host
+
+
+def test_certificates_of_clients_do_not_stand_in_for_keys() -> None:
+    with pytest.raises(ConfigError, match="--api-keys"):
+        ServeConfig(run=RUN, host="0.0.0.0", tls_cert=RUN, tls_key=RUN, client_ca=RUN)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("", False), ("10.0.0.1", False)],
+)
+def test_only_loopback_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [({"tls_cert": RUN}, "tls_key"), ({"tls_key": RUN}, "tls_cert"), ({"client_ca": RUN}, "client_ca")],
+)
+def test_half_of_a_tls_setup_is_refused_with_the_flag_that_is_missing(fields: dict[str, Path], missing: str) -> None:
+    with pytest.raises(ConfigError, match="--tls-cert") as raised:
+        ServeConfig(run=RUN, **fields)  # type: ignore[arg-type]
+    assert raised.value.field == f"serve.{missing}"

@@ -3,6 +3,7 @@ import inspect
 import json
 import logging
 import math
+from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
@@ -27,6 +28,7 @@ from elastic.serve.grpc import (
     STATUS,
     Limits,
     answer,
+    answer_stream,
     embed_reply,
     read_contents,
     read_slo,
@@ -57,6 +59,9 @@ class FakeContext:
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self.metadata
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:40000"
 
 
 def request(**slo: object) -> pb.EmbedRequest:
@@ -109,6 +114,20 @@ def test_an_overload_carries_its_retry_hint_in_the_trailing_metadata() -> None:
     reply = asyncio.run(answer(context, pb.EmbedReply, refuse()))
     assert (context.code, reply) == (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.EmbedReply())
     assert ("retry-after-ms", "12") in context.trailing
+
+
+def test_a_stream_that_fails_keeps_its_replies_and_ends_with_the_status() -> None:
+    async def replies() -> AsyncIterator[pb.EmbedStreamReply]:
+        yield pb.EmbedStreamReply(id=1)
+        raise Unauthenticated("no API key was sent", "pass one")
+
+    async def collect(context: FakeContext) -> list[int]:
+        return [reply.id async for reply in answer_stream(context, replies())]
+
+    context = FakeContext()
+    assert asyncio.run(collect(context)) == [1]
+    assert context.code is grpc.StatusCode.UNAUTHENTICATED
+    assert "Unauthenticated" in dict(context.trailing)["elastic-error"]
 
 
 def test_a_reply_passes_unchanged() -> None:

@@ -41,7 +41,11 @@ class FakeService(EmbeddingService):
         self.requests: list[pb.EmbedRequest] = []
         self.headers: list[dict[str, str]] = []
 
-    async def embed(self, request: pb.EmbedRequest, caller: Caller | None) -> pb.EmbedReply:
+    def check(self, caller: Caller) -> None:
+        if self.failures and isinstance(self.failures[0], Unauthenticated):
+            raise self.failures[0]
+
+    async def embed(self, request: pb.EmbedRequest, caller: Caller | None, *, in_stream: bool = False) -> pb.EmbedReply:
         assert caller is not None
         self.requests.append(request)
         self.headers.append(dict(caller.invocation_metadata()))
@@ -50,7 +54,9 @@ class FakeService(EmbeddingService):
         item = pb.Embedding(values_f32=np.array([0.6, 0.8], "<f4").tobytes(), explanation=pb.Explanation(num_tokens=4))
         return pb.EmbedReply(embeddings=[item])
 
-    def info(self) -> pb.InfoReply:
+    def info(self, caller: Caller | None = None) -> pb.InfoReply:
+        if caller is not None:
+            self.check(caller)
         return pb.InfoReply(model_name="tiny", embed_dims=[1, 2])
 
 
@@ -230,3 +236,18 @@ def test_a_real_server_is_healthy_over_http_and_refuses_what_even_an_idle_one_co
     assert httpx2.get(f"{http}/health").json() == {"status": "serving"}
     answer = httpx2.post(f"{http}/v1/embeddings", json={"input": "a cat", "latency_slo_ms": 1.5})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "slo_infeasible")
+
+
+def test_a_stranger_learns_that_before_its_body_is_read_and_may_only_ask_for_health() -> None:
+    stranger = Unauthenticated("no API key was sent", "pass one")
+    sent = send(FakeService(stranger), "POST", "/v1/embeddings", content=b"x" * 10_000)
+    assert (sent.status_code, sent.json()["error"]["code"]) == (401, "invalid_api_key")
+    for path in ("/v1/models", "/v1/models/tiny"):
+        assert send(FakeService(stranger), "GET", path).status_code == 401
+    assert send(FakeService(stranger), "GET", "/health").status_code == 200
+
+
+def test_the_key_of_an_openai_client_is_the_key_of_the_gate() -> None:
+    service = FakeService()
+    send(service, "POST", "/v1/embeddings", json={"input": "a"}, headers={"Authorization": "Bearer elastic_x"})
+    assert service.headers[0]["authorization"] == "Bearer elastic_x"

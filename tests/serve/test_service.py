@@ -10,9 +10,10 @@ import pytest
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.checkpoint import load_model
-from elastic.errors import InvalidRequest, ServerUnavailable, SloInfeasible
+from elastic.errors import InvalidRequest, RateLimited, ServerUnavailable, SloInfeasible, Unauthenticated
 from elastic.serve.config import ServeConfig
 from elastic.serve.inputs import Preparation
+from elastic.serve.keys import create_key, editing
 from elastic.serve.observer import Observer
 from elastic.serve.served import Served
 from elastic.serve.service import EmbeddingService
@@ -272,3 +273,77 @@ def test_while_the_model_is_not_sound_nobody_waits_for_it(service: EmbeddingServ
         return await service.embed(request, None)
 
     assert len(asyncio.run(fail_and_recover()).embeddings) == 1
+
+
+class FakeCaller:
+    """What Ray hands on of a call."""
+
+    def __init__(self, secret: str | None) -> None:
+        self.secret = secret
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [] if self.secret is None else [("authorization", f"Bearer {self.secret}")]
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:40000"
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+@pytest.fixture
+def secret(key_file: Path) -> str:
+    """A key for one request now, and the next in a day."""
+    entry, secret = create_key("mobile", rate=1e-5, burst=1)
+    with editing(key_file) as entries:
+        entries.append(entry)
+    return secret
+
+
+@pytest.fixture
+def guarded(tiny_run: Path, key_file: Path, secret: str) -> EmbeddingService:
+    return EmbeddingService.load(ServeConfig(run=tiny_run, api_keys=key_file))
+
+
+CAT = pb.EmbedRequest(inputs=[pb.Input(text="a cat")], slo=RELAXED)
+
+
+def test_every_rpc_asks_for_the_key(guarded: EmbeddingService) -> None:
+    stranger = FakeCaller(None)
+
+    async def requests() -> AsyncIterator[pb.EmbedStreamRequest]:
+        yield pb.EmbedStreamRequest(id=1, request=CAT)
+
+    async def stream() -> None:
+        async for _ in guarded.embed_stream(requests(), stranger):
+            pass
+
+    with pytest.raises(Unauthenticated):
+        asyncio.run(guarded.embed(CAT, stranger))
+    with pytest.raises(Unauthenticated):
+        asyncio.run(stream())
+    with pytest.raises(Unauthenticated):
+        guarded.info(stranger)
+
+
+def test_a_call_above_the_rate_is_refused_before_its_inputs_are_read(guarded: EmbeddingService, secret: str) -> None:
+    caller = FakeCaller(secret)
+    assert asyncio.run(guarded.embed(CAT, caller)).embeddings
+    with pytest.raises(RateLimited):
+        asyncio.run(guarded.embed(pb.EmbedRequest(), caller))
+
+
+def test_every_message_of_a_stream_counts(guarded: EmbeddingService, secret: str) -> None:
+    async def requests() -> AsyncIterator[pb.EmbedStreamRequest]:
+        for id in range(3):
+            yield pb.EmbedStreamRequest(id=id, request=CAT)
+
+    async def collect() -> list[pb.EmbedStreamReply]:
+        return [reply async for reply in guarded.embed_stream(requests(), FakeCaller(secret))]
+
+    replies = asyncio.run(collect())
+    assert sorted(reply.WhichOneof("outcome") for reply in replies) == ["failure", "failure", "reply"]
+    assert {reply.failure.code for reply in replies} - {0} == {8}  # RESOURCE_EXHAUSTED
+    assert any("RateLimited" in reply.failure.error_json for reply in replies)

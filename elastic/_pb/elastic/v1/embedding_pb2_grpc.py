@@ -60,6 +60,8 @@ class EmbeddingServiceServicer:
         INVALID_ARGUMENT: an input or the objective is malformed. RESOURCE_EXHAUSTED: above a limit of `InfoReply.limits`,
         or refused because the queue would make the answer late (then `retry-after-ms` is in the trailing metadata).
         FAILED_PRECONDITION: even an idle server could not meet the objective. DEADLINE_EXCEEDED: the budget ran out.
+        UNAUTHENTICATED: the server asks for an API key (metadata `authorization: Bearer KEY`) and knows none such; a key
+        above its own limits is RESOURCE_EXHAUSTED, like an overload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
