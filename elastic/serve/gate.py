@@ -62,8 +62,10 @@ class Gate:
         return cls(None if api_keys is None else KeyRing(api_keys))
 
     @contextmanager
-    def admit(self, caller: Caller | None) -> Iterator[None]:
-        """One request, from here to the end of the block; None calls from inside this process.
+    def admit(self, caller: Caller | None) -> Iterator[str | None]:
+        """One request, from here to the end of the block, under the name of its key, if it needs one.
+
+        The caller None is this process.
 
         Raises:
             Unauthenticated: as in `check`.
@@ -71,11 +73,11 @@ class Gate:
         """
         key = self.check(caller)
         if key is None:
-            yield
+            yield None
             return
         use = self._start(key)
         try:
-            yield
+            yield key.name
         finally:
             use.num_running -= 1
 

@@ -90,6 +90,8 @@ def fields(outcome: Outcome) -> dict[str, object]:
     found: dict[str, object] = {"outcome": outcome.name, "total_ms": round(outcome.total_ms, 3)}
     metadata = outcome.metadata
     found |= {name: metadata[key] for key, name in SENT.items() if key in metadata}
+    if outcome.key is not None:
+        found["key"] = outcome.key
     if not isnan(outcome.slack_ms):
         found["slack_ms"] = round(outcome.slack_ms, 3)
     if outcome.request is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from elastic import errors
 from elastic.serve.engine import Computed, RanBatch, Request
-from elastic.serve.grpc import Caller
+from elastic.serve.gate import Caller
 
 MET, LATE, ERROR, ABANDONED = "met", "late", "error", "abandoned"
 
@@ -53,7 +53,9 @@ class Outcome:
     slack_ms: float
     """What is left of its budget; negative when it was missed, NaN if the request could not be read."""
     caller: Caller | None = None
-    """Who knows what was sent beside the message; None in a stream, whose metadata are not those of one request."""
+    """Who knows what was sent beside the message, or at the beginning of its stream; None is this process."""
+    key: str | None = None
+    """The name of the API key that it was sent with, if one was needed and found."""
 
     @property
     def met(self) -> bool:

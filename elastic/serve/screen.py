@@ -42,10 +42,11 @@ def render(earlier: Snapshot, later: Snapshot, title: str) -> RenderableType:
 
 
 def _headline(shown: Interval) -> Table:
+    qualities = shown.qualities
     numbers = {
         "requests/s": Text(_number(shown.total("elastic_requests_total") / shown.seconds)),
         "attainment": _attainment(shown.attainment),
-        "quality served": Text(_fixed(shown.quality, 3)),
+        f"{'/'.join(qualities)} R@1".strip(): Text(" / ".join(_fixed(it, 3) for it in qualities.values()) or "-"),
         "refused": Text(_percent(shown.refused_share), "" if shown.refused_share == 0 else "yellow"),
         "waiting": Text(f"{shown.gauge('elastic_waiting_inputs'):.0f}"),
         "replicas": Text(f"{len(shown.later.started_s)}", "" if shown.later.started_s else "bold red"),

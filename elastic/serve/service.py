@@ -107,7 +107,7 @@ class EmbeddingService:
     async def _embed(
         self, served: Served, request: pb.EmbedRequest, caller: Caller | None, in_stream: bool
     ) -> pb.EmbedReply:
-        engine, asked = served.engine, None
+        engine, asked, key = served.engine, None, None
         arrived_ms = engine.clock()
         prepared: list[object] = []
 
@@ -118,7 +118,7 @@ class EmbeddingService:
             return prepared
 
         try:
-            with self._gate.admit(caller):
+            with self._gate.admit(caller) as key:
                 self._check_accepting()
                 contents = read_contents(request, self._limits)
                 modalities: tuple[Modality, ...] = tuple(modality_of(content) for content in contents)
@@ -134,9 +134,9 @@ class EmbeddingService:
                 )
                 computed = await engine.embed(asked, prepare)
         except BaseException as error:
-            self._tell(engine, asked, arrived_ms, caller, error=error)
+            self._tell(engine, asked, arrived_ms, (caller, key), error=error)
             raise
-        outcome = self._tell(engine, asked, arrived_ms, caller, computed)
+        outcome = self._tell(engine, asked, arrived_ms, (caller, key), computed)
         reply = embed_reply(computed, outputs, served.version, outcome.total_ms, outcome.slack_ms)
         for embedding, modality, item in zip(reply.embeddings, modalities, prepared, strict=True):
             embedding.explanation.num_tokens = served.model.num_tokens(modality, item)
@@ -253,13 +253,13 @@ class EmbeddingService:
         engine: Engine,
         asked: Request | None,
         arrived_ms: float,
-        caller: Caller | None,
+        sender: tuple[Caller | None, str | None],
         computed: Sequence[Computed] = (),
         error: BaseException | None = None,
     ) -> Outcome:
         now_ms = engine.clock()
         slack_ms = math.nan if asked is None else asked.deadline_ms - now_ms
-        outcome = Outcome(asked, computed, error, now_ms - arrived_ms, slack_ms, caller)
+        outcome = Outcome(asked, computed, error, now_ms - arrived_ms, slack_ms, *sender)
         self.observer.request_finished(outcome)
         return outcome
 

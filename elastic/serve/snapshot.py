@@ -100,9 +100,11 @@ class Interval:
         return _share(outcomes.get("refused", 0.0), sum(outcomes.values()))
 
     @property
-    def quality(self) -> float:
-        """Mean measured quality of what was answered."""
-        return _share(self.total("elastic_served_quality_total"), self.total("elastic_served_inputs_total"))
+    def qualities(self) -> dict[str, float]:
+        """Mean measured quality of what was answered, by modality: the two are measured by different tasks."""
+        counts = self.by("modality", "elastic_served_inputs_total")
+        sums = self.by("modality", "elastic_served_quality_total")
+        return {modality: sums[modality] / count for modality, count in sorted(counts.items()) if count}
 
     @property
     def mean_batch_size(self) -> float:

@@ -36,6 +36,9 @@ class Sent:
     def invocation_metadata(self) -> list[tuple[str, str]]:
         return list(self._metadata.items())
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:4000"
+
 
 def answered(*items: Computed, slack_ms: float = 30.0, caller: Sent | None = None) -> Outcome:
     """A request with a budget of 50 ms that was answered."""

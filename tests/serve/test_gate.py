@@ -69,6 +69,13 @@ def office(tmp_path: Path) -> Office:
     return Office(tmp_path / "keys.json")
 
 
+def test_a_request_runs_under_the_name_of_its_key(office: Office) -> None:
+    with office.gate.admit(office.hire("mobile")) as name:
+        assert name == "mobile"
+    with office.gate.admit(None) as name:
+        assert name is None
+
+
 def test_without_a_key_file_everybody_behind_the_ingress_may_call() -> None:
     with Gate().admit(FakeCaller()):
         pass

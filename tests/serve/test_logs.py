@@ -3,6 +3,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,11 @@ def test_an_answer_is_one_line_with_its_times_and_its_submodel(log: RequestLog, 
         "quality": 0.5,
     }
     assert "secret" not in path.read_text()
+
+
+def test_the_name_of_a_key_is_written(log: RequestLog, path: Path, front: Front) -> None:
+    log.request_finished(replace(answered(computed(front)), key="mobile"))
+    assert entries(path)[0]["key"] == "mobile"
 
 
 def test_a_refusal_names_its_error(log: RequestLog, path: Path) -> None:

@@ -14,7 +14,7 @@ from elastic.errors import InvalidRequest, RateLimited, ServerUnavailable, SloIn
 from elastic.serve.config import ServeConfig
 from elastic.serve.inputs import Preparation
 from elastic.serve.keys import create_key, editing
-from elastic.serve.observer import Observer
+from elastic.serve.observer import Observer, Outcome
 from elastic.serve.served import Served
 from elastic.serve.service import EmbeddingService
 from tests.serve.conftest import write_tiny_run
@@ -308,6 +308,22 @@ def guarded(tiny_run: Path, key_file: Path, secret: str) -> EmbeddingService:
 
 
 CAT = pb.EmbedRequest(inputs=[pb.Input(text="a cat")], slo=RELAXED)
+
+
+def test_observers_hear_which_key_a_request_was_sent_with(tiny_run: Path, key_file: Path, secret: str) -> None:
+    class Keys(Observer):
+        def __init__(self) -> None:
+            self.heard: list[str | None] = []
+
+        def request_finished(self, outcome: Outcome) -> None:
+            self.heard.append(outcome.key)
+
+    keys = Keys()
+    service = EmbeddingService.load(ServeConfig(run=tiny_run, api_keys=key_file), [keys])
+    asyncio.run(service.embed(CAT, FakeCaller(secret)))
+    with pytest.raises(Unauthenticated):
+        asyncio.run(service.embed(CAT, FakeCaller(None)))
+    assert keys.heard == ["mobile", None]
 
 
 def test_every_rpc_asks_for_the_key(guarded: EmbeddingService) -> None:

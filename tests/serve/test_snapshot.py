@@ -39,15 +39,15 @@ def test_only_what_happened_between_two_snapshots_is_told(
     assert between.seconds == 10.0
     assert between.attainment == between.attainment_of(replica="0") == pytest.approx(2 / 3)
     assert between.refused_share == pytest.approx(1 / 3)
-    assert between.quality == pytest.approx(0.6)
+    assert between.qualities == pytest.approx({"image": 0.6})
 
 
 def test_nothing_happened_is_no_number_but_no_error(metrics: Metrics, registry: CollectorRegistry) -> None:
     now = read(registry, at_s=100.0)
     between = Interval(now, now)
-    assert all(math.isnan(value) for value in (between.attainment, between.quality, between.mean_batch_size))
+    assert all(math.isnan(value) for value in (between.attainment, between.refused_share, between.mean_batch_size))
     assert math.isnan(between.quantiles("elastic_request_duration_seconds", [0.5])[0])
-    assert between.submodels() == []
+    assert between.submodels() == [] and between.qualities == {}
 
 
 def test_the_whole_life_is_what_happened_since_a_snapshot_before_it(
