@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.server_cost.peers.infinity_folder import infinity_folder
 from benchmarks.server_cost.workload import Model
+from elastic.serve.ports import WINDOWS
 
 ROOT = Path(__file__).parents[2]
 READY_TIMEOUT_S = 180.0
@@ -115,9 +116,9 @@ def _replica_port(port: int) -> int:
     """Where HAProxy sends what comes in at `port`, from its configuration."""
     texts = [path.read_text() for path in Path(tempfile.gettempdir()).glob("elastic-*/**/haproxy.cfg")]
     (ours,) = [text for text in texts if re.search(rf"bind \S+:{port}\b", text)]
-    # Ray gives a replica's gRPC server a port from 40000 on, its HTTP server one from 30000 on.
-    (replica,) = set(re.findall(r"server \S+ \S+:(4\d{4})\b", ours))
-    return int(replica)
+    spoken_to = {int(found) for found in re.findall(r"server \S+ \S+:(\d+) proto h2 ", ours)}
+    (replica,) = (found for found in spoken_to if found >= WINDOWS.start)  # the other is Serve's own proxy
+    return replica
 
 
 def _module(python: str, name: str, run: Path, port: int, model: Model) -> list[str]:
