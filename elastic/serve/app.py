@@ -12,10 +12,12 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -30,6 +32,7 @@ from elastic.serve.gate import Gate
 from elastic.serve.logs import make_folder
 from elastic.serve.ports import check_port, claimed_window, free_port
 from elastic.serve.release import Releases
+from elastic.serve.scaling import autoscaling_config
 from elastic.serve.tls import check_files, terminating
 from elastic.serve.tracing import find_exporter
 
@@ -185,7 +188,7 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
     from elastic.serve.encoder import EncoderReplica
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    num_cpus = max(os.cpu_count() or 1, config.num_replicas * config.num_threads)
+    num_cpus = max(os.cpu_count() or 1, config.most_replicas * config.num_threads)
     context = ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -204,7 +207,7 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
     # Serve's own limit counts requests and answers without a hint, so the engine's limit on inputs comes first.
     deployment = serve.deployment(
         name=DEPLOYMENT_NAME,
-        num_replicas=config.num_replicas,
+        **_size(config),
         max_ongoing_requests=2 * config.max_waiting_items,
         ray_actor_options={"num_cpus": config.num_threads},
         graceful_shutdown_timeout_s=config.drain_s,
@@ -237,6 +240,17 @@ def _drain(config: ServeConfig) -> None:
     num_lost = drain_all(APP_NAME, config.drain_s)
     if num_lost:
         logger.warning("%d calls did not end within %g s and are lost", num_lost, config.drain_s)
+
+
+def _size(config: ServeConfig) -> dict[str, Any]:
+    if config.scaling is None:
+        return {"num_replicas": config.num_replicas}
+    from ray.serve.config import AutoscalingConfig
+
+    with warnings.catch_warnings():
+        # Serve calls the interval of reports deprecated, but its replicas read no other setting.
+        warnings.filterwarnings("ignore", ".*metrics_interval_s", DeprecationWarning)
+        return {"autoscaling_config": AutoscalingConfig(**autoscaling_config(config.scaling, config.num_replicas))}
 
 
 def _stop() -> None:

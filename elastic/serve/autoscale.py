@@ -45,6 +45,11 @@ class ScalingRules:
     min_missed: int = 3
     """Fewer misses in the window are chance."""
 
+    @property
+    def sizes(self) -> str:
+        """How many replicas there can be, for messages."""
+        return f"{self.min_replicas} to {self.max_replicas}"
+
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
             raise ConfigError("max_replicas", self.max_replicas, "must be positive and at least min_replicas")
@@ -152,7 +157,8 @@ class DeficitScaler(Scaler):
             pressed_s=_since(pressed, state.pressed_s, now_s),
             most=max(load.work, state.most) if pressed else 0.0,
             needs=self._noted(state.needs, needed, now_s),
-            idle_s=_since(not load.requests and not load.waiting, state.idle_s, now_s),
+            # Without a replica nobody knows, and one that starts deserves the whole time.
+            idle_s=_since(size.running > 0 and not load.requests and not load.waiting, state.idle_s, now_s),
         )
 
     def _is_pressed(self, load: Load) -> bool:

@@ -11,12 +11,13 @@ import tyro
 from rich.console import Console
 
 from elastic.checkpoint import load_model, resolve_run
-from elastic.errors import ProfileError
+from elastic.errors import ConfigError, ProfileError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import latency_path, load_latency, load_quality
 from elastic.profile.tables import Quantile
 from elastic.serve.app import Server, serving
+from elastic.serve.autoscale import ScalingRules
 from elastic.serve.config import ServeConfig, is_loopback
 
 QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
@@ -57,7 +58,19 @@ class Serve:
     force_foreign_tables: bool = False
     """Use times that were measured on another machine instead of measuring."""
     num_replicas: int = 1
-    """Processes that answer, each with its own model thread."""
+    """Processes that answer, each with its own model thread; with --max-replicas, at the beginning."""
+    min_replicas: int = 1
+    """With --max-replicas: never fewer. 0 stops the last one when nothing is asked; the next call then waits for it."""
+    max_replicas: int | None = None
+    """Start more replicas, up to so many, when too much is refused or answered less accurately; left out, never."""
+    target_attainment: float = 0.99
+    """With --max-replicas: share of requests that must meet their objective."""
+    max_quality_loss: float = 0.01
+    """With --max-replicas: share of quality that answers may lose to load, against the best their budgets allow."""
+    scale_down_after_s: float = 60.0
+    """With --max-replicas: how long fewer replicas must suffice at full quality before some stop."""
+    scale_to_zero_after_s: float = 300.0
+    """With --min-replicas 0: how long nothing must be asked before the last replica stops."""
     num_threads: int = 1
     """torch threads of each replica's model; the latency table must have been measured with as many."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -112,10 +125,25 @@ class Serve:
 
     def config(self, run: Path) -> ServeConfig:
         """The server's settings for a resolved run directory."""
-        own = {f.name for f in fields(self)} - {"run_dir", "profile", "log_requests"}
+        own = {f.name for f in fields(self)} & {f.name for f in fields(ServeConfig)} - {"log_requests"}
         # Replicas may run in another folder.
         log_requests = None if self.log_requests is None else self.log_requests.resolve()
-        return ServeConfig(run=run, log_requests=log_requests, **{name: getattr(self, name) for name in own})
+        settings = {name: getattr(self, name) for name in own}
+        return ServeConfig(run=run, log_requests=log_requests, scaling=self._scaling(), **settings)
+
+    def _scaling(self) -> ScalingRules | None:
+        if self.max_replicas is None:
+            if self.min_replicas != 1:
+                raise ConfigError("serve.min_replicas", self.min_replicas, "needs --max-replicas")
+            return None
+        return ScalingRules(
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            target_attainment=self.target_attainment,
+            max_quality_loss=self.max_quality_loss,
+            down_after_s=self.scale_down_after_s,
+            zero_after_s=self.scale_to_zero_after_s,
+        )
 
 
 def ensure_profiled(config: ServeConfig, when: Literal["auto", "always", "never"], console: Console) -> None:
@@ -160,8 +188,9 @@ def ready_message(server: Server, config: ServeConfig) -> str:
     curl += "http://" if config.tls_cert is None else "--cacert CA.pem https://"
     metrics = "" if server.metrics_url is None else f"  watch  elastic top {server.metrics_url}\n"
     requests = "" if config.log_requests is None else f"         {config.log_requests}/requests-*.jsonl\n"
+    size = f"{config.num_replicas}" if config.scaling is None else config.scaling.sizes
     return (
-        f"[bold green]ready[/bold green] at {address}: {config.num_replicas} replica(s), model {config.run.name}\n"
+        f"[bold green]ready[/bold green] at {address}: {size} replica(s), model {config.run.name}\n"
         f"  try    {key}elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
         f"  or     grpcurl {grpcurl} {address} list\n"
         f"  HTTP   curl {curl}{server.http_address}/v1/models\n"

@@ -7,6 +7,7 @@ from typing import Literal
 
 from elastic.errors import ConfigError
 from elastic.profile.tables import Quantile
+from elastic.serve.autoscale import ScalingRules
 from elastic.serve.urls import AllowList
 
 METRICS_DIR_VARIABLE = "ELASTIC_METRICS_DIR"
@@ -36,7 +37,9 @@ class ServeConfig:
     insecure_public: bool = False
     """Listen beyond this machine without keys."""
     num_replicas: int = 1
-    """Processes that answer, each with its own model thread and queue."""
+    """Processes that answer, each with its own model thread and queue; with `scaling`, at the beginning."""
+    scaling: ScalingRules | None = None
+    """When the number of replicas changes; None: never."""
     num_threads: int = 1
     """Threads that torch uses inside one batch; the latency table must have been measured with as many."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -96,6 +99,11 @@ class ServeConfig:
         if self.max_items_per_call > self.max_waiting_items:
             raise ConfigError("serve.max_items_per_call", self.max_items_per_call, "must fit into max_waiting_items")
         self._check_security()
+
+    @property
+    def most_replicas(self) -> int:
+        """How many processes there can be."""
+        return self.num_replicas if self.scaling is None else self.scaling.max_replicas
 
     @property
     def port_of_http(self) -> int:

@@ -23,8 +23,11 @@ from elastic.serve.grpc import answer, answer_stream
 from elastic.serve.health import Health
 from elastic.serve.http import http_app
 from elastic.serve.instruments import replica_metrics, replica_records
+from elastic.serve.load import LoadObserver
 from elastic.serve.logs import log_as_json
+from elastic.serve.observer import Observer
 from elastic.serve.release import Releases
+from elastic.serve.scaling import record
 from elastic.serve.served import Served
 from elastic.serve.service import EmbeddingService
 
@@ -39,9 +42,12 @@ class EncoderReplica:
         release = releases.published()
         replica = str(serve.get_replica_context().rank.rank)
         metrics, records = replica_metrics(replica), replica_records(config, replica)
-        self._service = EmbeddingService.load(
-            replace(config, run=release.run), [metrics, *records] if metrics else records
-        )
+        observers: list[Observer] = [metrics, *records] if metrics else [*records]
+        self._load: LoadObserver | None = None
+        if config.scaling is not None:
+            self._load = LoadObserver(lambda: self._service.served.engine.fronts, config.scaling.window_s)
+            observers.append(self._load)
+        self._service = EmbeddingService.load(replace(config, run=release.run), observers)
         if metrics:
             # Serve calls this constructor on the loop that serves.
             self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.num_waiting))
@@ -99,6 +105,11 @@ class EncoderReplica:
         """Accept nothing new and finish what was accepted; returns how many calls could not end in time."""
         self._health.drain()
         return await self._service.drain(timeout_s)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve sends to the scaler; asked for only while the number of replicas may change."""
+        assert self._load is not None, "only an autoscaled deployment is asked"
+        return record(self._load.load(self._service.num_waiting))
 
     async def check_health(self) -> None:
         """Ray Serve's own probe: a replica whose model is not sound is replaced.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from elastic.errors import ProfileError
+from elastic.errors import ConfigError, ProfileError
 from elastic.profile.device import device_fingerprint
 from elastic.profile.latency import LatencyConfig
 from elastic.profile.provenance import Device
@@ -17,6 +17,7 @@ from elastic.profile.store import LATENCY, load_latency
 from elastic.profile.tables import LatencyTable
 from elastic.serve import command
 from elastic.serve.app import Server
+from elastic.serve.autoscale import ScalingRules
 from elastic.serve.command import Serve, ensure_profiled, ready_message, security_warnings
 from elastic.serve.config import ServeConfig
 
@@ -87,6 +88,19 @@ def test_other_settings_than_measured_are_measured(run: Path, console: Console) 
 def test_the_verbs_flags_become_the_servers_settings() -> None:
     config = Serve(port=9_123, num_threads=2, quantile="p99").config(Path("runs/a"))
     assert (config.run, config.port, config.num_threads, config.quantile) == (Path("runs/a"), 9_123, 2, "p99")
+
+
+def test_the_number_of_replicas_is_fixed_unless_it_may_grow() -> None:
+    assert Serve(num_replicas=2).config(Path("runs/a")).scaling is None
+    config = Serve(min_replicas=0, max_replicas=4, scale_down_after_s=7.0).config(Path("runs/a"))
+    assert config.scaling == ScalingRules(min_replicas=0, max_replicas=4, down_after_s=7.0)
+    assert (config.num_replicas, config.most_replicas) == (1, 4)
+    assert "0 to 4 replica(s)" in ready_message(Server("127.0.0.1:9000", "127.0.0.1:9001", Path("logs")), config)
+
+
+def test_a_least_number_without_a_largest_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--max-replicas"):
+        Serve(min_replicas=0).config(Path("runs/a"))
 
 
 def test_the_ready_message_has_a_command_that_works_as_it_stands() -> None:
