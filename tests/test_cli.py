@@ -20,8 +20,8 @@ FLAGS = {
     "evaluate": "baselines batch-size device max-bad-fraction out source split",
     "probe": "batch-size class-names dense-steps device domains max-images out source split tasks token untrained",
     "profile": "batch-sizes device dtype max-s num-threads out rounds seed warmup-rounds",
-    "simulate": "dtype duration-s failures force-foreign-tables latency-slo-ms num-replicas num-threads out "
-    "overhead-ms policies rate seeds shape trace",
+    "simulate": "autoscale dtype duration-s failures force-foreign-tables latency-slo-ms num-replicas num-threads out "
+    "overhead-ms policies rate seeds shape start-delay-s trace",
     "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
     "min-quality modality num-threads quantile",
     "serve": "api-keys client-ca default-latency-ms drain-s dtype force-foreign-tables host http-port "

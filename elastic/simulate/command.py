@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,11 +19,13 @@ from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.profile.store import inside_package, load_latency, load_quality
 from elastic.profile.tables import Modality
+from elastic.serve.autoscale import ScalingRules
 from elastic.serve.config import ServeConfig
 from elastic.serve.front import build_fronts
 from elastic.serve.policies import POLICIES, SERVED, policy_maker
 from elastic.simulate.compare import Score, compare, mean_scores
 from elastic.simulate.fleet import Failure, Fleet, Requests
+from elastic.simulate.fleets import compare_fleets, plot_fleets, render_fleets, scalers
 from elastic.simulate.recorded import read_trace
 from elastic.simulate.service import MeasuredTimes
 from elastic.simulate.trace import Shape, Traffic, describe, draw
@@ -64,6 +66,11 @@ class Simulate:
     policies: tuple[str, ...] = POLICIES
     """What is compared: lookahead (the server's), slackfit, max_accuracy, max_batch, infaas_min_cost, and static=LEVEL
     or clipper_aimd=LEVEL, where a level is a submodel of the front, smallest or largest."""
+    autoscale: tuple[int, int] | None = None
+    """Compare, instead of policies, fleets of MIN to MAX replicas that grow and shrink with fixed ones; the first of
+    the policies serves. Give it minutes of --duration-s: replicas are kept for one before some stop."""
+    start_delay_s: float = 10.0
+    """With --autoscale: from the wish for a replica to its first request."""
     seeds: int = 5
     """Traces; every policy sees the same ones."""
     overhead_ms: float = 0.0
@@ -85,32 +92,79 @@ class Simulate:
                 raise ConfigError(name, getattr(self, name), "must be positive")
         if not 0 <= self.failures < self.num_replicas or self.overhead_ms < 0:
             raise ConfigError("failures", self.failures, "must be less than num_replicas, and overhead_ms not negative")
+        if self.start_delay_s < 0:
+            raise ConfigError("start_delay_s", self.start_delay_s, "must not be negative")
+        self._rules()
 
     def run(self) -> None:
         """Simulate, write the result and the plot, print the table."""
         run, console = resolve_run(self.run_dir), Console()
+        setting = self._setting(run)
+        with _progress(console) as progress:
+            findings = self._policies(setting, progress) if self.autoscale is None else self._fleets(setting, progress)
+        folder = self.out or (Path("runs") / run.name if inside_package(run) else run)
+        self._save(folder, setting, findings)
+        console.print(findings.table)
+        console.print(f"wrote [bold]{folder / RESULT}[/bold] and {PLOT}", soft_wrap=True)
+
+    def _setting(self, run: Path) -> "Setting":
         fleet = self._fleet(run)
         front = fleet.fronts["image"]
         for name in self.policies:
             policy_maker(name, fleet.fronts)  # an unknown one is told before the first minute
-        rate = self.rate or self.num_replicas * 1000 * front.max_batch_size / front.levels[-1].batch_ms[-1]
+        # A fleet that follows its load needs room to grow and to shrink.
+        size = self.num_replicas if self.autoscale is None else self.autoscale[1] / 3
+        rate = self.rate or size * 1000 * front.max_batch_size / front.levels[-1].batch_ms[-1]
         slo_ms = self.latency_slo_ms or 4 * front.levels[-1].batch_ms[0]
         shape = self.shape if self.trace is None else read_trace(self.trace)
         arrivals = {seed: draw(shape, rate, 1000 * self.duration_s, seed) for seed in range(self.seeds)}
-        traffic = [describe(at_ms, 1000 * self.duration_s) for at_ms in arrivals.values()]
-        traces = {
-            seed: Requests(at_ms=at_ms, slo_ms=np.full(len(at_ms), float(slo_ms))) for seed, at_ms in arrivals.items()
-        }
-        with _progress(console) as progress:
-            task = progress.add_task("simulating", total=len(self.policies) * self.seeds)
-            scores = compare(fleet, self.policies, traces, on_done=lambda: progress.advance(task))
-        folder = self.out or (Path("runs") / run.name if inside_package(run) else run)
-        where = f"{self.num_replicas} replica(s) of {run.name}"
+        sizes = f"{self.num_replicas}" if self.autoscale is None else self._rules().sizes
         kind = self.shape if self.trace is None else self.trace.name
-        title = f"{where}, {kind} arrivals at {rate:.0f}/s, objective {slo_ms:.1f} ms"
-        self._save(folder, title, rate, slo_ms, traffic, scores)
-        console.print(render(title, traffic, scores))
-        console.print(f"wrote [bold]{folder / RESULT}[/bold] and {PLOT}", soft_wrap=True)
+        return Setting(
+            title=f"{sizes} replica(s) of {run.name}, {kind} arrivals at {rate:.0f}/s, objective {slo_ms:.1f} ms",
+            rate=rate,
+            slo_ms=slo_ms,
+            fleet=fleet,
+            traffic=[describe(at_ms, 1000 * self.duration_s) for at_ms in arrivals.values()],
+            traces={
+                seed: Requests(at_ms=at_ms, slo_ms=np.full(len(at_ms), float(slo_ms)))
+                for seed, at_ms in arrivals.items()
+            },
+        )
+
+    def _policies(self, setting: "Setting", progress: Progress) -> "Findings":
+        task = progress.add_task("simulating", total=len(self.policies) * self.seeds)
+        scores = compare(setting.fleet, self.policies, setting.traces, on_done=lambda: progress.advance(task))
+        return Findings(
+            scores={name: {seed: asdict(one) for seed, one in rows.items()} for name, rows in scores.items()},
+            table=render(setting.title, setting.traffic, scores),
+            figure=pareto(setting.title, scores),
+        )
+
+    def _fleets(self, setting: "Setting", progress: Progress) -> "Findings":
+        rules, until_ms = self._rules(), 1000 * self.duration_s
+        task = progress.add_task("simulating", total=(2 + len(scalers(rules))) * self.seeds)
+        trials = compare_fleets(
+            replace(setting.fleet, policy=policy_maker(self.policies[0], setting.fleet.fronts)),
+            rules,
+            1000 * self.start_delay_s,
+            setting.traces,
+            until_ms,
+            on_done=lambda: progress.advance(task),
+        )
+        return Findings(
+            scores={
+                name: {"wishes_of_first": trial.shown.wishes}
+                | {str(seed): asdict(one) for seed, one in trial.scores.items()}
+                for name, trial in trials.items()
+            },
+            table=render_fleets(setting.title, trials),
+            figure=plot_fleets(setting.title, setting.traces[0], trials, until_ms),
+        )
+
+    def _rules(self) -> ScalingRules:
+        fewest, most = (1, 1) if self.autoscale is None else self.autoscale
+        return ScalingRules(min_replicas=fewest, max_replicas=most)
 
     def _fleet(self, run: Path) -> Fleet:
         served = ServeConfig(run=run, dtype=self.dtype, num_threads=self.num_threads)
@@ -132,31 +186,46 @@ class Simulate:
             ),
         )
 
-    def _save(
-        self,
-        folder: Path,
-        title: str,
-        rate: float,
-        slo_ms: float,
-        traffic: list[Traffic],
-        scores: Mapping[str, Mapping[int, Score]],
-    ) -> None:
+    def _save(self, folder: Path, setting: "Setting", findings: "Findings") -> None:
         (folder / PLOT).parent.mkdir(parents=True, exist_ok=True)
         values: dict[str, Any] = {
-            "title": title,
-            "rate": rate,
-            "latency_slo_ms": slo_ms,
+            "title": setting.title,
+            "rate": setting.rate,
+            "latency_slo_ms": setting.slo_ms,
             "options": {
                 name: str(value) if isinstance(value, Path) else value
                 for name, value in asdict(self).items()
                 if name not in ("run_dir", "out")
             },
-            "traffic": [asdict(one) for one in traffic],
-            "scores": {name: {seed: asdict(one) for seed, one in rows.items()} for name, rows in scores.items()},
+            "traffic": [asdict(one) for one in setting.traffic],
+            "scores": findings.scores,
             "provenance": asdict(collect(device_fingerprint())),
         }
         (folder / RESULT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        pareto(title, scores).savefig(folder / PLOT, dpi=130)
+        findings.figure.savefig(folder / PLOT, dpi=130)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What is simulated."""
+
+    title: str
+    rate: float
+    slo_ms: float
+    fleet: Fleet
+    traffic: list[Traffic]
+    traces: Mapping[int, Requests]
+    """By seed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What came of it, in three forms."""
+
+    scores: Mapping[str, Any]
+    """For a JSON file."""
+    table: Table
+    figure: Figure
 
 
 def render(title: str, traffic: list[Traffic], scores: Mapping[str, Mapping[int, Score]]) -> Table:

@@ -15,6 +15,7 @@ from elastic.profile.provenance import collect
 from elastic.profile.store import LATENCY, QUALITY
 from elastic.profile.tables import LatencyRow, LatencyTable, QualityRow, QualityTable
 from elastic.simulate.command import PLOT, RESULT, Simulate
+from elastic.simulate.fleets import OURS
 
 
 @pytest.fixture
@@ -64,6 +65,17 @@ def test_policies_are_compared_and_the_result_is_kept(run_dir: Path, capsys: pyt
         assert plot.size[0] > 500
 
 
+def test_fleets_that_follow_their_load_are_compared_with_fixed_ones(run_dir: Path, capsys: pytest.CaptureFixture):
+    Simulate(run_dir=run_dir, autoscale=(1, 3), shape="step", duration_s=10, seeds=1, rate=30).run()
+    shown = capsys.readouterr().out
+    assert "1, fixed" in shown and "3, fixed" in shown and OURS in shown
+    scores = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))["scores"]
+    assert scores["3, fixed"]["0"]["replica_seconds"] == 30
+    assert 10 <= scores[OURS]["0"]["replica_seconds"] <= 30
+    with Image.open(run_dir / PLOT) as plot:
+        assert plot.size[0] > 500
+
+
 def test_replicas_that_die_are_simulated(run_dir: Path, tmp_path: Path):
     Simulate(run_dir=run_dir, duration_s=1, seeds=1, num_replicas=3, failures=2, rate=50, out=tmp_path).run()
     scores = json.loads((tmp_path / RESULT).read_text(encoding="utf-8"))["scores"]
@@ -97,7 +109,9 @@ def test_times_that_were_not_measured_are_not_guessed(run_dir: Path):
         Simulate(run_dir=run_dir, num_threads=2).run()
 
 
-@pytest.mark.parametrize("wrong", [{"duration_s": 0}, {"seeds": 0}, {"failures": 1}, {"overhead_ms": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"duration_s": 0}, {"seeds": 0}, {"failures": 1}, {"overhead_ms": -1.0}, {"autoscale": (3, 2)}]
+)
 def test_settings_outside_their_range_are_refused(wrong: dict):
     with pytest.raises(ConfigError):
         Simulate(**wrong)
