@@ -23,6 +23,7 @@ of the client; a busy neighbour changes them least. It cannot show: a client on 
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
@@ -71,6 +72,7 @@ class Contender:
 
 def main(options: Options) -> None:
     """Measure, print, and write the results."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # killed or interrupted, it stops its servers
     models = MODELS
     if options.quick:
         options, models = replace(options, rounds=2), (replace(BUNDLED, calls=50, requests=200),)
