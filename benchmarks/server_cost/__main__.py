@@ -114,7 +114,7 @@ def measure(model: Model, options: Options, progress: Progress) -> list[report.R
                     else:
                         results[name] = asyncio.run(measure_server(model, contenders[name], images))
                     progress.advance(steps)
-                rounds.append(results)
+                rounds.append({name: results[name] for name in names})
     return rounds
 
 
