@@ -200,9 +200,12 @@ def server_process(run: Path, folder: Path, *flags: str) -> Iterator[ServerProce
 def server(
     tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int, http_port: int
 ) -> Iterator[str]:
-    """One server for all tests that leave it as it is; stopping it must end it cleanly."""
-    ports = ["--http-port", str(http_port), "--metrics-port", str(metrics_port)]
-    with server_process(tiny_run, tmp_path_factory.mktemp("server"), *ports) as running:
+    """One server for all tests that leave it as it is; stopping it must end it cleanly.
+
+    Its policy does not look at what arrives, so what one test asks is answered the same whatever others have asked.
+    """
+    flags = ["--http-port", str(http_port), "--metrics-port", str(metrics_port), "--policy", "max_accuracy"]
+    with server_process(tiny_run, tmp_path_factory.mktemp("server"), *flags) as running:
         yield running.address
         running.stop()
     last_words = running.log.read_text().partition("Ctrl-C")[2].split()
