@@ -80,7 +80,7 @@ def server(run: Path, policy: str) -> Iterator[str]:
 def fit(address: str, fleet: Fleet, rate: float, slo_ms: float) -> Fit:
     """Measure the server around the model at a quiet rate, while the largest submodel alone serves."""
     load = _load(address, "poisson", rate, slo_ms, seed=1000, duration_s=10.0)
-    samples = send(load).between(WARM_UP_MS, np.inf)
+    samples = _counted(load)
     answered = samples.answered
     top = len(fleet.fronts["image"].levels) - 1
     expected = [fleet.times.draw("image", top, size, luck=0.5) for size in samples.batch_size[answered].tolist()]
@@ -96,7 +96,7 @@ def run(address: str, policy: str, traffic: Traffic, on_done: Callable[[], None]
     for rate in traffic.rates:
         for seed in range(traffic.seeds):
             load = _load(address, traffic.shape, rate, traffic.slo_ms, seed, traffic.duration_s)
-            samples = send(load).between(WARM_UP_MS, np.inf)
+            samples = _counted(load)
             yield {"rate": rate, "policy": policy, "seed": seed, **_seen(samples), "samples": _raw(samples)}
             on_done()
 
@@ -122,6 +122,11 @@ def _load(address: str, shape: str, rate: float, slo_ms: float, seed: int, durat
     at_ms = _arrivals(shape, rate, seed, duration_s)
     images = contents(None, 0.0, np.random.default_rng(seed))
     return Load(address=address, contents=images, at_ms=at_ms, slo_ms=np.full(len(at_ms), slo_ms), connections=2)
+
+
+def _counted(load: Load) -> Samples:
+    samples = send(load)
+    return samples.between(WARM_UP_MS, samples.end_ms)
 
 
 def _arrivals(shape: str, rate: float, seed: int, duration_s: float) -> np.ndarray:
