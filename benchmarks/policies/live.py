@@ -136,7 +136,7 @@ def _arrivals(shape: str, rate: float, seed: int, duration_s: float) -> np.ndarr
 def _seen(samples: Samples) -> dict[str, object]:
     summary = summarise(samples)
     overall: Service = summary.overall
-    accepted = samples.outcome != "refused"
+    accepted, answered = samples.outcome != "refused", samples.answered.any()
     return {
         "attainment": overall.attainment,
         "quality_met": overall.quality_met,
@@ -146,7 +146,7 @@ def _seen(samples: Samples) -> dict[str, object]:
         "p50_ms": overall.latency_ms.p50,
         "p99_ms": overall.latency_ms.p99,
         # Of batches, as the simulator counts, and not of answers.
-        "mean_batch": samples.answered.sum() / (1 / samples.batch_size[samples.answered]).sum(),
+        "mean_batch": samples.answered.sum() / (1 / samples.batch_size[samples.answered]).sum() if answered else np.nan,
         "refusal_p50_ms": overall.refusal_ms.p50,
         "refusal_p99_ms": overall.refusal_ms.p99,
         "lag_p99_ms": summary.lag_ms.p99,
