@@ -51,9 +51,9 @@ class Model:
     """How many requests are under way when the server is saturated."""
 
 
-BUNDLED = Model("bundled", None, 64, 32, 200, 2000, (32, 64))
+BUNDLED = Model("bundled", None, 64, 32, 200, 1200, (32, 64))
 # A quarter of a second per image: 64 requests under way only wait longer in the same queue, for twice the time.
-VIT_S = Model("ViT-S/16 at 224 px", "vit_small_patch16_224", 256, 8, 8, 48, (32,))
+VIT_S = Model("ViT-S/16 at 224 px", "vit_small_patch16_224", 256, 8, 8, 32, (32,))
 MODELS = (BUNDLED, VIT_S)
 
 
