@@ -1,6 +1,7 @@
 """The policy as Serve's controller calls it, and one server whose replicas come and go under real requests."""
 
 import asyncio
+import os
 import time
 import urllib.request
 from collections import Counter
@@ -199,6 +200,7 @@ class Caller:
             self.ended[grpc.StatusCode.OK] += 1
 
 
+@pytest.mark.skipif("ELASTIC_LIVE_SCALING" not in os.environ, reason="minutes long; set ELASTIC_LIVE_SCALING=1 to run")
 @pytest.mark.ray
 @pytest.mark.serve
 @pytest.mark.slow
