@@ -25,10 +25,10 @@ from elastic.client import Client
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.serve.app import APP_NAME, DEPLOYMENT_NAME, serving
-from elastic.serve.autoscale import ScalingRules
 from elastic.serve.command import ensure_profiled
 from elastic.serve.config import ServeConfig
-from elastic.serve.ports import free_port
+from elastic.serve.ingress.ports import free_port
+from elastic.serve.scaling.scaler import ScalingRules
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -31,8 +31,8 @@ from elastic.profile.provenance import collect
 from elastic.profile.store import load_latency, load_quality
 from elastic.serve.config import ServeConfig
 from elastic.serve.front import build_fronts
-from elastic.serve.lookahead import LookaheadPolicy
-from elastic.serve.policies import POLICIES
+from elastic.serve.policies.lookahead import LookaheadPolicy
+from elastic.serve.policies.registry import POLICIES
 from elastic.simulate.fleet import Fleet
 from elastic.simulate.service import MeasuredTimes
 

@@ -21,7 +21,7 @@ from elastic.bench.inputs import contents
 from elastic.bench.load import Load, Samples
 from elastic.bench.send import send
 from elastic.bench.summary import Service, summarise
-from elastic.serve.policies import policy_maker
+from elastic.serve.policies.registry import policy_maker
 from elastic.simulate.compare import score
 from elastic.simulate.fleet import Fleet, Requests, simulate
 from elastic.simulate.service import SlowerTimes

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import numpy as np
 
 from elastic.serve.batching import Front
-from elastic.serve.policies import policy_maker
+from elastic.serve.policies.registry import policy_maker
 from elastic.simulate.compare import compare, score
 from elastic.simulate.fleet import Fleet, Requests, simulate
 from elastic.simulate.optimum import best_quality

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.server_cost.peers.infinity_folder import infinity_folder
 from benchmarks.server_cost.workload import Model
-from elastic.serve.ports import WINDOWS
+from elastic.serve.ingress.ports import WINDOWS
 
 ROOT = Path(__file__).parents[2]
 READY_TIMEOUT_S = 180.0

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from elastic.client import DEFAULT_ADDRESS
 from elastic.errors import ConfigError
-from elastic.serve.control import call, socket_path
+from elastic.serve.rollout.control import call, socket_path
 
 TIMEOUT_S = 1_200.0
 """More than a server ever takes, so that its own message is seen."""

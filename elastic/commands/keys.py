@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from elastic.errors import ConfigError
-from elastic.serve.keys import ApiKey, create_key, editing, load_keys
+from elastic.serve.access.keys import ApiKey, create_key, editing, load_keys
 
 DEFAULT_FILE = Path("keys.json")
 

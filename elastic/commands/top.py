@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 
 from elastic.errors import ConfigError, ServerUnavailable
-from elastic.serve.screen import duration, render
-from elastic.serve.snapshot import Snapshot
+from elastic.serve.telemetry.screen import duration, render
+from elastic.serve.telemetry.snapshot import Snapshot
 
 DEFAULT_METRICS = "127.0.0.1:9090"
 TIMEOUT_S = 5.0

@@ -23,18 +23,18 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from elastic.errors import ConfigError, ServerUnavailable
+from elastic.serve.access.gate import Gate
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
-from elastic.serve.control import listening, socket_path
-from elastic.serve.deploy import Deployer
-from elastic.serve.exporter import exporting
-from elastic.serve.follow import Following
-from elastic.serve.gate import Gate
-from elastic.serve.logs import make_folder
-from elastic.serve.ports import check_port, claimed_window, free_port
-from elastic.serve.release import Releases
-from elastic.serve.scaling import autoscaling_config
-from elastic.serve.tls import check_files, terminating
-from elastic.serve.tracing import find_exporter
+from elastic.serve.ingress.ports import check_port, claimed_window, free_port
+from elastic.serve.ingress.tls import check_files, terminating
+from elastic.serve.rollout.control import listening, socket_path
+from elastic.serve.rollout.deploy import Deployer
+from elastic.serve.rollout.follow import Following
+from elastic.serve.rollout.release import Releases
+from elastic.serve.scaling.ray_serve import autoscaling_config
+from elastic.serve.telemetry.exporter import exporting
+from elastic.serve.telemetry.logs import make_folder
+from elastic.serve.telemetry.tracing import find_exporter
 
 logger = logging.getLogger(__name__)
 
@@ -228,14 +228,14 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
 
 
 def _follow_all(timeout_s: float) -> list[Following]:
-    from elastic.serve.replicas import follow_all
+    from elastic.serve.rollout.replicas import follow_all
 
     return follow_all(APP_NAME, DEPLOYMENT_NAME, timeout_s)
 
 
 def _drain(config: ServeConfig) -> None:
     """Let what was accepted end before anything is taken down, because Serve stops its ingress and replicas at once."""
-    from elastic.serve.replicas import drain_all
+    from elastic.serve.rollout.replicas import drain_all
 
     num_lost = drain_all(APP_NAME, config.drain_s)
     if num_lost:

@@ -17,8 +17,8 @@ from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import latency_path, load_latency, load_quality
 from elastic.profile.tables import Quantile
 from elastic.serve.app import Server, serving
-from elastic.serve.autoscale import ScalingRules
 from elastic.serve.config import ServeConfig, is_loopback
+from elastic.serve.scaling.scaler import ScalingRules
 
 QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
 """Enough rounds to choose between submodels; `elastic profile` takes more."""

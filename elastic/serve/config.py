@@ -7,8 +7,8 @@ from typing import Literal
 
 from elastic.errors import ConfigError
 from elastic.profile.tables import Quantile
-from elastic.serve.autoscale import ScalingRules
-from elastic.serve.urls import AllowList
+from elastic.serve.payloads.urls import AllowList
+from elastic.serve.scaling.scaler import ScalingRules
 
 METRICS_DIR_VARIABLE = "ELASTIC_METRICS_DIR"
 """Tells replicas where to write their metrics; unset, they count nothing."""
@@ -27,7 +27,7 @@ class ServeConfig:
     http_port: int | None = None
     """HTTP port; None is the one after the gRPC port."""
     api_keys: Path | None = None
-    """Key file (`keys.load_keys`); None answers everybody."""
+    """Key file (`access.keys.load_keys`); None answers everybody."""
     tls_cert: Path | None = None
     """PEM certificate and its chain; with it the port talks TLS only."""
     tls_key: Path | None = None
@@ -47,7 +47,7 @@ class ServeConfig:
     force_foreign_tables: bool = False
     """Serve with times that were measured on another device."""
     policy: str = "lookahead"
-    """What decides which submodel and which batch run next; one of `policies.POLICIES`."""
+    """What decides which submodel and which batch run next; one of `policies.registry.POLICIES`."""
     quantile: Quantile = "p90"
     """Which measured time must fit a deadline."""
     max_batch_size: int = 32
@@ -61,7 +61,7 @@ class ServeConfig:
     max_image_pixels: int = 32_000_000
     """Width times height that an image may declare; more is refused before decoding."""
     image_url_allow: tuple[str, ...] = ()
-    """Hosts that images may be read from by URL; none means that URLs are refused (`elastic.serve.urls`)."""
+    """Hosts that images may be read from by URL; none means that URLs are refused (`elastic.serve.payloads.urls`)."""
     max_text_chars: int = 10_000
     """Length of one text."""
     max_stream_requests: int = 64

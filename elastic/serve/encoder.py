@@ -1,7 +1,7 @@
 """The Ray Serve deployment: one replica is one model thread, and is itself the ingress of gRPC and HTTP.
 
 Serve routes a call to the method of the same name, whatever its service, so the methods of `EmbeddingService` and of
-`grpc.health.v1.Health` stand beside each other here. Everything of substance is in `service.py` and `health.py`.
+`grpc.health.v1.Health` stand beside each other here. Everything of substance is in `api`.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.serve.api.grpc import answer, answer_stream
+from elastic.serve.api.health import Health
+from elastic.serve.api.http import http_app
+from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
-from elastic.serve.follow import Follower, Following
-from elastic.serve.grpc import answer, answer_stream
-from elastic.serve.health import Health
-from elastic.serve.http import http_app
-from elastic.serve.instruments import replica_metrics, replica_records
-from elastic.serve.load import LoadObserver
-from elastic.serve.logs import log_as_json
 from elastic.serve.observer import Observer
-from elastic.serve.release import Releases
-from elastic.serve.scaling import record
+from elastic.serve.rollout.follow import Follower, Following
+from elastic.serve.rollout.release import Releases
+from elastic.serve.scaling.load import LoadObserver
+from elastic.serve.scaling.ray_serve import record
 from elastic.serve.served import Served
-from elastic.serve.service import EmbeddingService
+from elastic.serve.telemetry.instruments import replica_metrics, replica_records
+from elastic.serve.telemetry.logs import log_as_json
 
 
 class EncoderReplica:

@@ -18,7 +18,7 @@ import numpy as np
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
 from elastic.profile.tables import Modality
 from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work
-from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policies.lookahead import LookaheadPolicy
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan
 from elastic.serve.watchdog import Watchdog
 from elastic.submodel import Slo, Submodel

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from elastic import errors
+from elastic.serve.access.gate import Caller
 from elastic.serve.engine import Computed, RanBatch, Request
-from elastic.serve.gate import Caller
 
 MET, LATE, ERROR, ABANDONED = "met", "late", "error", "abandoned"
 

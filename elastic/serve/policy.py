@@ -1,7 +1,7 @@
 """What decides: which submodel and which batch run next, and what is refused.
 
 A policy decides from (queue, now, predicted costs) and what it has seen arrive; it reads no clock. The server's is
-`lookahead.LookaheadPolicy`; `baselines.py` has those of other systems.
+`policies.lookahead.LookaheadPolicy`; `policies/baselines.py` has those of other systems.
 """
 
 from abc import ABC, abstractmethod

@@ -13,11 +13,11 @@ from elastic.serve.batching import Front
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import Engine
 from elastic.serve.front import build_fronts
-from elastic.serve.inputs import Preparation
 from elastic.serve.observer import Observer
-from elastic.serve.policies import policy_maker
+from elastic.serve.payloads.inputs import Preparation
+from elastic.serve.payloads.urls import AllowList, ImageFetcher
+from elastic.serve.policies.registry import policy_maker
 from elastic.serve.resident import ResidentModel
-from elastic.serve.urls import AllowList, ImageFetcher
 from elastic.serve.watchdog import Watchdog
 
 

@@ -19,10 +19,10 @@ from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.profile.store import inside_package, load_latency, load_quality
 from elastic.profile.tables import Modality
-from elastic.serve.autoscale import ScalingRules
 from elastic.serve.config import ServeConfig
 from elastic.serve.front import build_fronts
-from elastic.serve.policies import POLICIES, SERVED, policy_maker
+from elastic.serve.policies.registry import POLICIES, SERVED, policy_maker
+from elastic.serve.scaling.scaler import ScalingRules
 from elastic.simulate.compare import Score, compare, mean_scores
 from elastic.simulate.fleet import Failure, Fleet, Requests
 from elastic.simulate.fleets import compare_fleets, plot_fleets, render_fleets, scalers

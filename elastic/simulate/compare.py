@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from jaxtyping import Bool
 
-from elastic.serve.policies import policy_maker
+from elastic.serve.policies.registry import policy_maker
 from elastic.simulate.fleet import Fleet, Outcome, Requests, simulate
 
 

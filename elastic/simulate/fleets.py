@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from elastic.serve.autoscale import DeficitScaler, Scaler, ScalingRules
+from elastic.serve.scaling.scaler import DeficitScaler, Scaler, ScalingRules
 from elastic.simulate.compare import Score, score
 from elastic.simulate.fleet import Fleet, Requests, simulate
 from elastic.simulate.scaling import History, OngoingRequests, Scaling

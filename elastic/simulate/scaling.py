@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from elastic.profile.tables import Modality
-from elastic.serve.autoscale import Decision, FleetSize, Scaler, ScalingState
 from elastic.serve.batching import Front, Work
-from elastic.serve.load import Load, LoadMeter
 from elastic.serve.policy import Run
+from elastic.serve.scaling.load import Load, LoadMeter
+from elastic.serve.scaling.scaler import Decision, FleetSize, Scaler, ScalingState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceServicer, add_EmbeddingServiceServicer_to_server
 from elastic.bench.load import Load, Sample, Samples
-from elastic.serve.grpc import set_status, status_of
+from elastic.serve.api.grpc import set_status, status_of
 
 
 def reply(granularity: str = "M", quality: float = 0.5, total_ms: float = 2.0) -> pb.EmbedReply:

@@ -5,7 +5,7 @@ import pytest
 
 from elastic.commands.deploy import Deploy, port_of, report
 from elastic.errors import ConfigError
-from elastic.serve.control import listening, socket_path
+from elastic.serve.rollout.control import listening, socket_path
 
 DONE = {
     "old_name": "icons",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from elastic.cli import EXIT_USER_ERROR, main
-from elastic.serve.keys import KeyRing, load_keys
+from elastic.serve.access.keys import KeyRing, load_keys
 
 
 @pytest.fixture

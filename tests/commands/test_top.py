@@ -10,8 +10,8 @@ from elastic import cli
 from elastic.commands import top
 from elastic.commands.top import Top, metrics_url, read
 from elastic.errors import ConfigError, ServerUnavailable
-from elastic.serve.metrics import Metrics
-from elastic.serve.snapshot import Snapshot
+from elastic.serve.telemetry.metrics import Metrics
+from elastic.serve.telemetry.snapshot import Snapshot
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from elastic.serve.batching import Front, Level, Work
 from elastic.serve.engine import RanBatch
-from elastic.serve.metrics import Metrics
 from elastic.serve.observer import NOT_OURS, OUTCOMES
 from elastic.serve.policy import Limit, Run
+from elastic.serve.telemetry.metrics import Metrics
 from elastic.submodel import Submodel
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "elastic.json"

@@ -17,9 +17,9 @@ from elastic.profile.store import LATENCY, load_latency
 from elastic.profile.tables import LatencyTable
 from elastic.serve import command
 from elastic.serve.app import Server
-from elastic.serve.autoscale import ScalingRules
 from elastic.serve.command import Serve, ensure_profiled, ready_message, security_warnings
 from elastic.serve.config import ServeConfig
+from elastic.serve.scaling.scaler import ScalingRules
 
 
 @pytest.fixture

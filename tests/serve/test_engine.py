@@ -8,7 +8,7 @@ import pytest
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
 from elastic.serve.batching import Costs, Front, Work
 from elastic.serve.engine import Computed, Engine, Request
-from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policies.lookahead import LookaheadPolicy
 from elastic.serve.policy import Refuse, Run
 from elastic.serve.watchdog import Watchdog
 from elastic.submodel import Slo, Submodel

@@ -8,10 +8,10 @@ import pytest
 from elastic import errors
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.errors import DeadlineExceeded, ElasticError, InvalidRequest, Overloaded, SloInfeasible
+from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import RanBatch
 from elastic.serve.observer import ENDINGS, OUTCOMES, Observer, Observers, Outcome
-from elastic.serve.service import EmbeddingService
 
 
 class Recorder(Observer):

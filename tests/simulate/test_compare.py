@@ -3,8 +3,8 @@
 import numpy as np
 
 from elastic.serve.batching import Front, Level
-from elastic.serve.lookahead import LookaheadPolicy
-from elastic.serve.policies import POLICIES
+from elastic.serve.policies.lookahead import LookaheadPolicy
+from elastic.serve.policies.registry import POLICIES
 from elastic.simulate.compare import compare, mean_scores, score
 from elastic.simulate.fleet import Fleet, Outcome, Requests
 from elastic.simulate.scaling import History

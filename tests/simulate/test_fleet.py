@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from elastic.serve.baselines import MaxAccuracy, SlackFit, Static
 from elastic.serve.batching import Front, Level
-from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policies.baselines import MaxAccuracy, SlackFit, Static
+from elastic.serve.policies.lookahead import LookaheadPolicy
 from elastic.serve.policy import Policy
 from elastic.simulate.fleet import Failure, Fleet, Outcome, Requests, simulate
 from elastic.simulate.service import PredictedTimes

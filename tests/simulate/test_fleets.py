@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from elastic.serve.autoscale import ScalingRules
-from elastic.serve.baselines import Static
 from elastic.serve.batching import Front, Level
+from elastic.serve.policies.baselines import Static
+from elastic.serve.scaling.scaler import ScalingRules
 from elastic.simulate.fleet import Fleet, Requests
 from elastic.simulate.fleets import OURS, Trial, compare_fleets, plot_fleets, render_fleets, scalers
 from elastic.simulate.service import PredictedTimes

@@ -7,7 +7,7 @@ import pytest
 
 from elastic.errors import ConfigError
 from elastic.serve.batching import Front, Level
-from elastic.serve.policies import POLICIES, policy_maker
+from elastic.serve.policies.registry import POLICIES, policy_maker
 from elastic.simulate.compare import score
 from elastic.simulate.fleet import Fleet, Requests, simulate
 from elastic.simulate.optimum import best_quality

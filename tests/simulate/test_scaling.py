@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from elastic.serve.autoscale import Decision, DeficitScaler, FleetSize, Scaler, ScalingRules, ScalingState
 from elastic.serve.batching import Front, Level
-from elastic.serve.load import Load
-from elastic.serve.lookahead import LookaheadPolicy
+from elastic.serve.policies.lookahead import LookaheadPolicy
+from elastic.serve.scaling.load import Load
+from elastic.serve.scaling.scaler import Decision, DeficitScaler, FleetSize, Scaler, ScalingRules, ScalingState
 from elastic.simulate.fleet import Failure, Fleet, Outcome, Requests, simulate
 from elastic.simulate.scaling import History, OngoingRequests, Scaling
 from elastic.simulate.service import PredictedTimes

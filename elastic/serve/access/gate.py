@@ -1,0 +1,134 @@
+"""Who may call, and how much at once: checked in the replica, at every call and every message of a stream.
+
+A replica's own port is open to other machines, as Ray gives it no choice of interface, so being behind the ingress
+protects nothing. Each replica counts by itself: with n of them a key may do up to n times its limits.
+"""
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from elastic.channel import AUTHORIZATION, KEY_ADVICE
+from elastic.errors import RateLimited, Unauthenticated
+from elastic.serve.access.keys import ApiKey, KeyRing
+
+CONCURRENCY_RETRY_MS = 50.0
+"""Hint for a key with too many requests at work: when one will end is not known."""
+
+
+@runtime_checkable
+class Caller(Protocol):
+    """What is known of whoever calls (Ray Serve's `RayServegRPCContext`)."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str]]:
+        """What the client sent along."""
+        ...
+
+    def peer(self) -> str:
+        """Where the connection comes from, as gRPC writes it (`ipv4:127.0.0.1:40000`)."""
+        ...
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one key is doing, and a bucket of tokens that fills at its rate."""
+
+    tokens: float
+    filled_s: float
+    num_running: int = 0
+
+
+class Gate:
+    """Lets in callers that came through the ingress and, if there is a key ring, show a key that is inside its limits.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, ring: KeyRing | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ring, self._clock = ring, clock
+        self._uses: dict[str, _Use] = {}
+
+    @classmethod
+    def of(cls, api_keys: Path | None) -> "Gate":
+        """The gate of a server with this key file; None asks for no keys.
+
+        Raises:
+            ConfigError: as in `keys.load_keys`.
+        """
+        return cls(None if api_keys is None else KeyRing(api_keys))
+
+    @contextmanager
+    def admit(self, caller: Caller | None) -> Iterator[str | None]:
+        """One request, from here to the end of the block, under the name of its key, if it needs one.
+
+        The caller None is this process.
+
+        Raises:
+            Unauthenticated: as in `check`.
+            RateLimited: the key is above its rate or its number of requests at once.
+        """
+        key = self.check(caller)
+        if key is None:
+            yield None
+            return
+        use = self._start(key)
+        try:
+            yield key.name
+        finally:
+            use.num_running -= 1
+
+    def check(self, caller: Caller | None) -> ApiKey | None:
+        """The key of a caller that may call at all; nothing is counted.
+
+        Raises:
+            Unauthenticated: it came around the ingress, or without a key that is in the file now.
+        """
+        if caller is None:
+            return None
+        if not is_local(caller.peer()):
+            raise Unauthenticated("this is an inner port of the server", "call the address that `elastic serve` named")
+        return None if self._ring is None else _authenticate(self._ring, caller)
+
+    def _start(self, key: ApiKey) -> _Use:
+        now_s = self._clock()
+        use = self._uses.setdefault(key.sha256, _Use(key.burst or 0, now_s))
+        if key.concurrency is not None and use.num_running >= key.concurrency:
+            raise RateLimited(f"key {key.name!r} has {use.num_running} requests at work", CONCURRENCY_RETRY_MS)
+        if key.rate is not None and key.burst is not None:
+            use.tokens = min(float(key.burst), use.tokens + (now_s - use.filled_s) * key.rate)
+            use.filled_s = now_s
+            if use.tokens < 1:
+                wait_ms = (1 - use.tokens) / key.rate * 1000
+                raise RateLimited(f"key {key.name!r} is above its {key.rate:g} requests/s", wait_ms)
+            use.tokens -= 1
+        use.num_running += 1
+        return use
+
+
+def is_local(peer: str) -> bool:
+    """Whether a connection comes from this machine; what cannot be read does not."""
+    kind, _, rest = peer.partition(":")
+    if kind == "unix":
+        return True
+    host = rest.rpartition(":")[0].strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _authenticate(ring: KeyRing, caller: Caller) -> ApiKey:
+    shown = [value for name, value in caller.invocation_metadata() if name == AUTHORIZATION]
+    scheme, _, secret = (shown[0] if shown else "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Unauthenticated("no API key was sent", KEY_ADVICE)
+    key = ring.find(secret)
+    if key is None:
+        raise Unauthenticated("the API key is not known here", KEY_ADVICE)
+    return key

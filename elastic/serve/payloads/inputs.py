@@ -1,0 +1,107 @@
+"""From what a request carries to what the model takes, in a small pool of threads beside the model's.
+
+Limits are checked before anything is decoded; an image's declared size is read from its header, so a decompression
+bomb costs nothing. The path from bytes to pixels is the one that evaluation uses.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from elastic.data.decode import FORMATS, decode
+from elastic.data.preprocess import CANVAS_SCALE, to_model_input
+from elastic.data.tokenizer import Tokenizer
+from elastic.errors import DataError, InvalidRequest, RequestTooLarge
+from elastic.model.config import Preprocess
+from elastic.profile.tables import Modality
+from elastic.serve.payloads.urls import ImageFetcher, ImageUrl
+
+Content = bytes | str | ImageUrl
+"""An encoded image, a text, or where to read an image."""
+
+
+def modality_of(content: Content) -> Modality:
+    """Which tower embeds it."""
+    return "text" if isinstance(content, str) else "image"
+
+
+class Preparation:
+    """Turns contents into model inputs: `[3, size, size]` float images, `(tokens, mask)` rows of texts."""
+
+    formats = FORMATS
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer | None,
+        *,
+        max_tokens: int = 0,
+        max_pixels: int = 32_000_000,
+        max_text_chars: int = 10_000,
+        num_threads: int = 2,
+        fetcher: ImageFetcher | None = None,
+    ) -> None:
+        self._preprocess = preprocess
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._max_pixels = max_pixels
+        self._max_text_chars = max_text_chars
+        self._fetcher = fetcher
+        self._threads = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="prepare")
+
+    async def prepare(self, contents: Sequence[Content], limit_s: float = math.inf) -> list[object]:
+        """Model inputs in order; images by URL must have arrived within `limit_s`.
+
+        Raises:
+            InvalidRequest: one is empty, not an image, has too many pixels or cannot be read from its URL; the field
+                names which.
+            RequestTooLarge: one has more characters or bytes than allowed.
+        """
+        calls = [
+            asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
+            for index, content in enumerate(contents)
+        ]
+        try:
+            return list(await asyncio.gather(*calls))
+        finally:
+            # One that fails ends the request, so nothing more needs to be fetched.
+            for call in calls:
+                call.cancel()
+
+    async def _prepare(self, content: Content, field: str, limit_s: float) -> object:
+        if isinstance(content, ImageUrl):
+            if self._fetcher is None:
+                raise InvalidRequest(f"{field}.image_url", "this server reads no URLs; send the image itself")
+            content = await self._fetcher.fetch(content, f"{field}.image_url", limit_s)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.prepare_one, content, field)
+
+    def prepare_one(self, content: bytes | str, field: str) -> object:
+        """The model input of one content; errors name `field`."""
+        return self._image(content, field) if isinstance(content, bytes) else self._text(content, field)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _image(self, encoded: bytes, field: str) -> torch.Tensor:
+        if not encoded:
+            raise InvalidRequest(f"{field}.image", "is empty")
+        try:
+            canvas = decode(encoded, CANVAS_SCALE * self._preprocess.image_size, self._max_pixels)
+        except DataError as error:
+            # Pillow's own words stand in parentheses, and can hold memory addresses.
+            problem = error.problem.partition(" (")[0]
+            raise InvalidRequest(f"{field}.image", f"{problem}; {error.advice}") from error
+        return to_model_input(torch.from_numpy(canvas)[None], self._preprocess)[0]
+
+    def _text(self, text: str, field: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if not text.strip():
+            raise InvalidRequest(f"{field}.text", "is empty")
+        if len(text) > self._max_text_chars:
+            raise RequestTooLarge(f"{field}.text", len(text), self._max_text_chars)
+        assert self._tokenizer is not None, "texts are refused before preparation when there is no text tower"
+        tokens, mask = self._tokenizer.encode([text], self._max_tokens)
+        return torch.as_tensor(tokens[0]), torch.as_tensor(mask[0])

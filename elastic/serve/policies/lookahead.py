@@ -1,0 +1,193 @@
+"""The server's policy: accuracy from slack, as far as what waits and what arrives allow.
+
+It keeps a promise: once admitted, a request is met as long as predictions hold, because nothing is admitted or started
+that would make the *floor plan* late: the schedule that serves everything at its fastest allowed submodel. The slack
+that it leaves is spent on accuracy, as far as the present rate of arrivals can sustain.
+
+Sources: earliest deadline first and "slack buys accuracy" from SuperServe's SlackFit (NSDI 2025), which looks at the
+head of the queue alone; early refusal from Clockwork (OSDI 2020).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from elastic.errors import Overloaded
+from elastic.profile.tables import Modality
+from elastic.serve.batching import Costs, Work, urgent_first
+from elastic.serve.policies.demand import Demand
+from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan, is_on_time
+
+
+class LookaheadPolicy(Policy):
+    """The most accurate answers to everything that waits or will soon, of those that keep every deadline.
+
+    Of the batches and submodels that keep the batch's deadlines, it takes the one that promises the best mean quality
+    over the batch and all that has to follow: what then still waits, and what will have arrived meanwhile
+    (`Outlook`). It has to leave the floor plan of what waits on time. So a quiet server answers with the most accurate
+    submodel, and when more arrives than that can serve, it is given up just as far as needed.
+    """
+
+    def __init__(self, headroom: float = 1.15) -> None:
+        self.headroom = headroom
+        self._demand = Demand()
+
+    def notice(self, arriving: Sequence[Work]) -> None:
+        """Learn the rate of arrivals."""
+        self._demand.observe(arriving)
+
+    def admit(self, queue: Sequence[Work], arriving: Sequence[Work], free_ms: float, costs: Costs) -> None:
+        """Accept arriving work if the floor plan of everything stays on time.
+
+        Raises:
+            Overloaded: it would not; the hint is when the present queue will be done.
+        """
+        careful = costs.slower(self.headroom)
+        plan = floor_plan(urgent_first([*queue, *arriving]), free_ms, careful)
+        if plan.late is not None:
+            backlog = floor_plan(queue, free_ms, careful)
+            reason = f"{len(queue)} inputs wait, so {len(arriving)} more would be late even at the fastest submodel"
+            earliest = min(work.arrived_ms for work in arriving)
+            raise Overloaded(reason, max(1.0, backlog.finish_ms - earliest))
+
+    def decide(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> Run | Refuse:
+        """Refuse what cannot be met any more; else run the batch that promises most."""
+        doomed = tuple(work for work in queue if now_ms + costs.least_ms(work) > work.deadline_ms)
+        if doomed:
+            return Refuse(doomed)
+        careful = costs.slower(self.headroom)
+        too_long: dict[_Batch, float] = {}
+        promises = self._promises(queue, now_ms, careful)
+        for promise in sorted(promises, key=_Promise.rank, reverse=True):
+            if promise.took_ms >= too_long.get(promise.batch, math.inf):
+                continue
+            works = promise.batch.works
+            if is_on_time(_without(queue, works), now_ms + promise.took_ms, careful):
+                predicted_ms = costs.ms(works[0].modality, promise.level, len(works))
+                return Run(promise.level, works, predicted_ms, _limit(promise, now_ms, careful))
+            too_long[promise.batch] = promise.took_ms
+        # The plan's own beginning keeps every promise that can still be kept.
+        first = floor_plan(queue, now_ms, costs).first
+        assert first is not None, "decide needs a queue"
+        return first
+
+    def _promises(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> "Iterator[_Promise]":
+        """What every batch promises at every level that is in time."""
+        head = queue[0]
+        outlook = Outlook(costs, head.modality, self._demand.rate(now_ms), self._demand.budget_ms)
+        available_ms = head.deadline_ms - now_ms
+        for batch in _batches(queue, costs):
+            size = len(batch.works)
+            waiting = len(queue) - size
+            next_ms = min(batch.next_deadline_ms - now_ms, outlook.budget_ms)
+            for level in range(batch.floor, len(outlook.qualities)):
+                took_ms = outlook.needed_ms(level, size)
+                if took_ms <= available_ms:
+                    later = waiting + outlook.rate * took_ms
+                    total = size * outlook.qualities[level] + later * outlook.quality(later, next_ms - took_ms)
+                    yield _Promise(total / (size + later), level, took_ms, batch)
+
+
+class Outlook:
+    """How accurately inputs of one modality could be served after a batch.
+
+    Never better than it can go on: when a steady stream of the present rate is served, what arrives during one batch
+    is the next one, and both have to be done within a budget, so each batch has half of it. A bound on the future
+    keeps slack from being saved for better answers that cannot come.
+    """
+
+    def __init__(self, costs: Costs, modality: Modality, rate: float, budget_ms: float) -> None:
+        self.rate = rate
+        """Inputs per millisecond."""
+        self.budget_ms = budget_ms
+        self.qualities = [level.full_quality for level in costs.levels(modality)]
+        self._ms = [
+            (level.batch_ms, factor)
+            for level, factor in zip(costs.levels(modality), costs.factors[modality], strict=True)
+        ]
+        self._sustainable = math.inf
+        if math.isfinite(budget_ms):
+            self._sustainable = self.quality(rate * budget_ms / 2, budget_ms / 2)
+
+    def quality(self, count: float, left_ms: float) -> float:
+        """Mean quality of `count` inputs that have `left_ms` together: between two levels, in a straight line.
+
+        Below the lowest level, what is not done in time counts as zero.
+        """
+        above_ms = 0.0
+        for level in range(len(self._ms) - 1, -1, -1):
+            needed_ms = self.needed_ms(level, count)
+            if needed_ms <= left_ms:
+                best = self.qualities[level]
+                if above_ms > needed_ms:
+                    step = self.qualities[level + 1] - best
+                    best += step * (left_ms - needed_ms) / (above_ms - needed_ms)
+                return min(best, self._sustainable)
+            above_ms = needed_ms
+        return min(self.qualities[0] * max(0.0, left_ms) / above_ms, self._sustainable)
+
+    def needed_ms(self, level: int, count: float) -> float:
+        """Predicted time of so many inputs, in full batches if they are more than one holds."""
+        times, factor = self._ms[level]
+        if count >= len(times):
+            return times[-1] * factor * count / len(times)
+        return times[max(0, math.ceil(count) - 1)] * factor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    works: tuple[Work, ...]
+    floor: int
+    """The lowest level that is good enough for all."""
+    next_deadline_ms: float
+    """Of what then still waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    quality: float
+    """Mean over the batch and what follows."""
+    level: int
+    took_ms: float
+    """With headroom."""
+    batch: _Batch
+
+    def rank(self) -> tuple[float, int]:
+        """The better, and of equals up to rounding the larger batch."""
+        return (round(self.quality, 9), len(self.batch.works))
+
+
+def _batches(queue: Sequence[Work], costs: Costs) -> Iterator[_Batch]:
+    """Batches worth comparing: the head's modality, most urgent first, in sizes that double.
+
+    One series takes everyone; another only those whose floor is no higher than the head's, because one strict
+    floor would raise the cost of the whole batch.
+    """
+    head = queue[0]
+    same = [work for work in queue if work.modality is head.modality]
+    lenient = [work for work in same if work.floor <= head.floor]
+    limit = costs.fronts[head.modality].max_batch_size
+    for eligible in [same] if len(lenient) == len(same) else [same, lenient]:
+        chosen = {work.id for work in eligible}
+        passed_ms = next((work.deadline_ms for work in queue if work.id not in chosen), math.inf)
+        largest = min(limit, len(eligible))
+        # Deep in a backlog only the largest batch helps, and comparing costs time.
+        sizes = {largest} if len(queue) > 4 * limit else {largest, *(1 << n for n in range(largest.bit_length()))}
+        for size in sorted(size for size in sizes if size <= largest):
+            next_ms = eligible[size].deadline_ms if size < len(eligible) else math.inf
+            works = tuple(eligible[:size])
+            yield _Batch(works, max(work.floor for work in works), min(next_ms, passed_ms))
+
+
+def _limit(promise: _Promise, now_ms: float, costs: Costs) -> Limit:
+    """What stands in the way of the next level."""
+    head, above = promise.batch.works[0], promise.level + 1
+    if above == len(costs.levels(head.modality)):
+        return Limit.NONE
+    done_ms = now_ms + costs.ms(head.modality, above, len(promise.batch.works))
+    return Limit.DEADLINE if done_ms > head.deadline_ms else Limit.BACKLOG
+
+
+def _without(queue: Sequence[Work], works: Sequence[Work]) -> list[Work]:
+    gone = {work.id for work in works}
+    return [work for work in queue if work.id not in gone]

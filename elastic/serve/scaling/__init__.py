@@ -1,0 +1,1 @@
+"""How many replicas serve: what each of them reports, what follows from it, and how Ray Serve is told."""

@@ -1,0 +1,1 @@
+"""What a server tells of itself: metrics, a log of requests, traces, and the screen of `elastic top`."""

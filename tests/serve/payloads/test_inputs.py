@@ -1,0 +1,99 @@
+import asyncio
+import io
+import struct
+import zlib
+
+import pytest
+import torch
+from PIL import Image
+
+from elastic.data.decode import decode
+from elastic.data.preprocess import CANVAS_SCALE, to_model_input
+from elastic.data.tokenizer import train_tokenizer
+from elastic.errors import InvalidRequest, RequestTooLarge
+from elastic.model.config import Preprocess
+from elastic.serve.payloads.inputs import Content, Preparation, modality_of
+
+PREPROCESS = Preprocess(image_size=16)
+
+
+@pytest.fixture
+def preparation() -> Preparation:
+    tokenizer = train_tokenizer(["a red house", "a small cat"], 64)
+    return Preparation(PREPROCESS, tokenizer, max_tokens=8, max_pixels=1_000_000, max_text_chars=100)
+
+
+def prepare(preparation: Preparation, *contents: Content) -> list[object]:
+    return asyncio.run(preparation.prepare(contents))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds almost no pixels: a decompression bomb."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_images_are_prepared_as_in_evaluation(preparation: Preparation, png: bytes) -> None:
+    (prepared,) = prepare(preparation, png)
+    canvas = decode(png, CANVAS_SCALE * PREPROCESS.image_size)
+    assert torch.equal(prepared, to_model_input(torch.from_numpy(canvas)[None], PREPROCESS)[0])  # type: ignore[arg-type]
+
+
+def test_texts_become_token_rows(preparation: Preparation) -> None:
+    ((tokens, mask),) = prepare(preparation, "a red cat")  # type: ignore[misc]
+    assert tokens.dtype == torch.int64
+    assert tokens.shape == mask.shape
+    assert mask.all()
+
+
+def test_contents_keep_their_order(preparation: Preparation, png: bytes) -> None:
+    first, second, third = prepare(preparation, "a cat", png, "a red house")
+    assert isinstance(second, torch.Tensor)
+    assert isinstance(first, tuple) and isinstance(third, tuple)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"hello, I am text", "not a readable image; send one of PNG"),
+        (b"%PDF-1.7 ...", "not a readable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
+        (b"\x89PNG\r\n\x1a\n broken", "not a readable image"),
+        ("  ", "is empty"),
+    ],
+)
+def test_unusable_content_is_refused_and_named(
+    preparation: Preparation, png: bytes, content: Content, words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words) as raised:
+        prepare(preparation, png, content)
+    assert raised.value.field.startswith("inputs[1].")
+    assert "0x" not in str(raised.value)  # no memory address of an internal object
+
+
+def test_a_decompression_bomb_is_refused_from_its_header(preparation: Preparation) -> None:
+    with pytest.raises(InvalidRequest, match="declares 10000 x 5000 pixels, the limit is 1000000"):
+        prepare(preparation, png_header(10_000, 5_000))
+
+
+def test_a_text_above_the_limit_is_too_large(preparation: Preparation) -> None:
+    with pytest.raises(RequestTooLarge) as raised:
+        prepare(preparation, "x" * 101)
+    assert (raised.value.size, raised.value.limit) == (101, 100)
+
+
+def test_the_type_of_a_content_is_its_modality() -> None:
+    assert (modality_of(b"..."), modality_of("...")) == ("image", "text")
+
+
+def test_transparent_pixels_become_the_background(preparation: Preparation) -> None:
+    stream = io.BytesIO()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(stream, "PNG")
+    (prepared,) = prepare(preparation, stream.getvalue())
+    assert torch.allclose(prepared, torch.ones(3, 16, 16))  # type: ignore[arg-type]  # white is (1 - 0.5) / 0.5
