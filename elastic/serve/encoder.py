@@ -1,7 +1,8 @@
 """The Ray Serve deployment: one replica is one model thread, and is itself the ingress of gRPC and HTTP.
 
 Serve routes a call to the method of the same name, whatever its service, so the methods of `EmbeddingService` and of
-`grpc.health.v1.Health` stand beside each other here. Everything of substance is in `api`.
+`grpc.health.v1.Health` stand beside each other here and are given bytes (`api/decoding.py`). Everything of substance
+is in `api`.
 """
 
 import asyncio
@@ -11,12 +12,18 @@ from pathlib import Path
 
 import grpc
 import torch
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.serve.api.decoding import parse, parse_stream
 from elastic.serve.api.grpc import answer, answer_stream
 from elastic.serve.api.health import Health
 from elastic.serve.api.http import http_app
@@ -64,37 +71,62 @@ class EncoderReplica:
         """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""
         return http_app(self._service, self._health, self._max_message_bytes)
 
-    async def Embed(self, request: pb.EmbedRequest, grpc_context: RayServegRPCContext) -> pb.EmbedReply:
+    async def Embed(self, request: bytes, grpc_context: RayServegRPCContext) -> pb.EmbedReply:
         """`elastic.v1.EmbeddingService/Embed`."""
-        return await answer(grpc_context, pb.EmbedReply, self._service.embed(request, grpc_context))
+
+        async def embed() -> pb.EmbedReply:
+            self._service.check(grpc_context)  # before anything of a stranger is parsed
+            return await self._service.embed(parse(pb.EmbedRequest, request), grpc_context)
+
+        return await answer(grpc_context, pb.EmbedReply, embed())
 
     async def EmbedStream(
         self, requests: gRPCInputStream, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[pb.EmbedStreamReply]:
         """`elastic.v1.EmbeddingService/EmbedStream`."""
-        async for reply in answer_stream(grpc_context, self._service.embed_stream(requests, grpc_context)):
+        messages = parse_stream(pb.EmbedStreamRequest, requests)
+        async for reply in answer_stream(grpc_context, self._service.embed_stream(messages, grpc_context)):
             yield reply
 
-    async def Info(self, request: pb.InfoRequest, grpc_context: RayServegRPCContext) -> pb.InfoReply:
+    async def Info(self, request: bytes, grpc_context: RayServegRPCContext) -> pb.InfoReply:
         """`elastic.v1.EmbeddingService/Info`."""
 
         async def info() -> pb.InfoReply:
+            parse(pb.InfoRequest, request)
             return self._service.info(grpc_context)
 
         return await answer(grpc_context, pb.InfoReply, info())
 
-    async def Check(self, request: HealthCheckRequest, grpc_context: RayServegRPCContext) -> HealthCheckResponse:
+    async def Check(self, request: bytes, grpc_context: RayServegRPCContext) -> HealthCheckResponse:
         """`grpc.health.v1.Health/Check`."""
-        response = await self._health.check(request.service)
-        if response is None:
-            grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
-            grpc_context.set_details(f"no service {request.service!r} here")
-            return HealthCheckResponse()
-        return response
 
-    async def Watch(self, request: HealthCheckRequest) -> AsyncIterator[HealthCheckResponse]:
+        async def check() -> HealthCheckResponse:
+            service = parse(HealthCheckRequest, request).service
+            response = await self._health.check(service)
+            if response is None:
+                grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
+                grpc_context.set_details(f"no service {service!r} here")
+            return response or HealthCheckResponse()
+
+        return await answer(grpc_context, HealthCheckResponse, check())
+
+    async def List(self, request: bytes, grpc_context: RayServegRPCContext) -> HealthListResponse:
+        """`grpc.health.v1.Health/List`."""
+
+        async def check_all() -> HealthListResponse:
+            parse(HealthListRequest, request)
+            return await self._health.check_all()
+
+        return await answer(grpc_context, HealthListResponse, check_all())
+
+    async def Watch(self, request: bytes, grpc_context: RayServegRPCContext) -> AsyncIterator[HealthCheckResponse]:
         """`grpc.health.v1.Health/Watch`."""
-        async for response in self._health.watch(request.service):
+
+        async def watch() -> AsyncIterator[HealthCheckResponse]:
+            async for response in self._health.watch(parse(HealthCheckRequest, request).service):
+                yield response
+
+        async for response in answer_stream(grpc_context, watch()):
             yield response
 
     async def follow(self) -> Following:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckResponse, HealthListResponse
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,11 @@ class Health:
         if service not in SERVICE_NAMES:
             return None
         return _response(await self.is_serving())
+
+    async def check_all(self) -> HealthListResponse:
+        """The answer to `List`."""
+        response = _response(await self.is_serving())
+        return HealthListResponse(statuses=dict.fromkeys(SERVICE_NAMES, response))
 
     async def watch(self, service: str, interval_s: float = 5.0) -> AsyncIterator[HealthCheckResponse]:
         """The answers to `Watch`: the state now, then every change; ends with the server."""

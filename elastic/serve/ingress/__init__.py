@@ -1,1 +1,1 @@
-"""Between the network and the replicas: a server's ports, TLS, and the certificates it starts with."""
+"""Between the network and the replicas: a server's ports, HAProxy, TLS, and the certificates it starts with."""

