@@ -66,7 +66,8 @@ class Client:
             num_attempts: calls that find no server are repeated up to this number, inside their budget, and only
                 while no more than a tenth of the calls are repetitions (`elastic.retry`).
             synchronised_clocks: send the absolute deadline, which counts the way to the server as well. False when
-                this machine's clock differs from the server's by more than a few milliseconds.
+                this machine's clock differs from the server's by more than a few milliseconds: ahead, it costs
+                nothing; behind, it takes from the budget, until it is further off than any call is waited for.
             api_key: sent with every call; by default that of the environment variable ELASTIC_API_KEY, if it is set.
             tls: what to trust, and the client's certificate if the server asks for one; None talks in the clear.
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.policies import live, report, simulated
+from benchmarks.serving.server import elastic_serve
 from elastic.checkpoint import MANIFEST, Manifest, resolve_run
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
@@ -128,13 +129,13 @@ def _live(options: Options, fleet: Fleet, progress: Progress) -> dict[str, Any]:
         seeds=options.live_seeds,
         duration_s=options.live_duration_s,
     )
-    with live.server(run, "static=largest") as address:
-        fitted = live.fit(address, fleet, QUIET_RATE, options.live_slo_ms)
+    with elastic_serve(run, "--policy", "static=largest") as server:
+        fitted = live.fit(server.address, fleet, QUIET_RATE, options.live_slo_ms)
     task = progress.add_task("live", total=len(options.policies) * len(traffic.rates) * traffic.seeds)
     seen: list[dict[str, object]] = []
     for policy in options.policies:
-        with live.server(run, policy) as address:
-            seen += live.run(address, policy, traffic, lambda: progress.advance(task))
+        with elastic_serve(run, "--policy", policy) as server:
+            seen += live.run(server.address, policy, traffic, lambda: progress.advance(task))
     beside = [row for policy in options.policies for row in live.simulate_same(fleet, fitted, policy, traffic)]
     return {"rows": seen, "beside": beside, "fit": asdict(fitted)}
 

@@ -5,15 +5,8 @@ judged: what an answer spends outside of the model, and how much longer than pro
 also decodes, talks, and shares its cores with the client.
 """
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -28,8 +21,6 @@ from elastic.simulate.service import SlowerTimes
 from elastic.simulate.trace import draw
 
 WARM_UP_MS = 2_000.0
-START_S = 180.0
-PORT = 19_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,29 +43,6 @@ class Fit:
     """Median of what an answer spent outside of the queue and the model."""
     slowdown: float
     """Median of the model time over the profile's median for the same batch."""
-
-
-@contextmanager
-def server(run: Path, policy: str) -> Iterator[str]:
-    """`elastic serve` under this policy; yields its address."""
-    command = [sys.executable, "-m", "elastic", "serve", str(run), "--policy", policy]
-    command += ["--port", str(PORT), "--profile", "never"]
-    with TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-            )
-            try:
-                deadline_s = time.monotonic() + START_S
-                while "ready at" not in log.read_text():
-                    if process.poll() is not None or time.monotonic() > deadline_s:
-                        raise RuntimeError(f"the server did not start: {log.read_text()}")
-                    time.sleep(0.2)
-                yield f"127.0.0.1:{PORT}"
-            finally:
-                process.terminate()
-                process.wait(timeout=90)
 
 
 def fit(address: str, fleet: Fleet, rate: float, slo_ms: float) -> Fit:

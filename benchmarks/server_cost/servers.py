@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.server_cost.peers.infinity_folder import infinity_folder
 from benchmarks.server_cost.workload import Model
+from benchmarks.serving.processes import cpu_s
 from elastic.serve.ingress.ports import WINDOWS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """CPU seconds of the process and everything below it, so far."""
-        return tree_cpu_s(self.pid)
+        return cpu_s(self.pid)
 
 
 @contextmanager
@@ -88,28 +89,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def tree_cpu_s(pid: int) -> float:
-    """CPU seconds of a process and all its descendants that live."""
-    parents: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        # The name in parentheses may hold spaces; behind it come state, parent, ..., user and system time.
-        fields = text.rpartition(")")[2].split()
-        child = int(stat.parent.name)
-        parents.setdefault(int(fields[1]), []).append(child)
-        ticks[child] = int(fields[11]) + int(fields[12])
-    total, todo = 0, [pid]
-    while todo:
-        process = todo.pop()
-        total += ticks.get(process, 0)
-        todo += parents.get(process, [])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _replica_port(port: int) -> int:

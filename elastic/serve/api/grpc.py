@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from elastic import errors
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.errors import ElasticError, InvalidRequest, Overloaded, RequestTooLarge
+from elastic.messages import GRACE_MS
 from elastic.profile.tables import Modality
 from elastic.quantise import Output, cut
 from elastic.serve.access.gate import Caller
@@ -191,6 +192,8 @@ def read_slo(request: pb.EmbedRequest, limits: Limits) -> Slo:
 def remaining_ms(caller: Caller, latency_ms: float, unix_ms: Callable[[], float] | None = None) -> float:
     """What is left of a budget: all of it, or less if the client's absolute deadline is nearer.
 
+    A deadline so long ago that its client would have hung up says that the clocks disagree, and nothing else.
+
     Raises:
         InvalidRequest: the deadline in the metadata is not a number.
     """
@@ -203,7 +206,8 @@ def remaining_ms(caller: Caller, latency_ms: float, unix_ms: Callable[[], float]
                 deadline_ms = float("nan")
             if not np.isfinite(deadline_ms):
                 raise InvalidRequest(DEADLINE_METADATA, f"{value!r} is not milliseconds since 1970")
-            return min(latency_ms, deadline_ms - now_ms)
+            left_ms = deadline_ms - now_ms
+            return latency_ms if left_ms < -GRACE_MS else min(latency_ms, left_ms)
     return latency_ms
 
 

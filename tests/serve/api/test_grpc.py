@@ -201,6 +201,12 @@ def test_the_clients_absolute_deadline_tightens_the_budget_and_never_widens_it()
     assert remaining_ms(FakeContext(("x-deadline-unix-ms", "990")), 50.0, now) == -10.0
 
 
+def test_a_deadline_by_which_nobody_waits_any_more_is_that_of_another_clock() -> None:
+    now = lambda: 1_000_000.0  # noqa: E731
+    assert remaining_ms(FakeContext(("x-deadline-unix-ms", "999_001")), 50.0, now) == -999.0
+    assert remaining_ms(FakeContext(("x-deadline-unix-ms", "998_999")), 50.0, now) == 50.0
+
+
 @pytest.mark.parametrize("value", ["soon", "nan", "inf"])
 def test_a_deadline_that_is_no_time_is_refused(value: str) -> None:
     with pytest.raises(InvalidRequest, match="x-deadline-unix-ms"):

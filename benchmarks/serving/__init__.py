@@ -1,0 +1,1 @@
+"""Servers under measurement: starting and stopping them, and what their processes use."""

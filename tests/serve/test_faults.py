@@ -1,0 +1,257 @@
+"""Faults put upon a running server with two replicas; `python -m benchmarks.faults` puts more of them, for longer.
+
+One server for all tests, each of which leaves it as whole as it was. Here HAProxy closes silent clients after seconds,
+not after minutes.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from benchmarks.faults.connections import GARBAGE, HALF_OPEN, closed_after_s
+from benchmarks.faults.mutations import INTERNALS, examples, send_mutated
+from benchmarks.serving.processes import replicas
+from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.channel import open_channel
+from elastic.client import AsyncClient, Client, Embedding
+from elastic.serve.telemetry.snapshot import Interval, Snapshot
+
+from .conftest import ServerProcess, free_port, server_process
+
+pytestmark = [pytest.mark.ray, pytest.mark.serve, pytest.mark.slow]
+
+RELAXED_MS = 60_000.0
+SILENCE_S = 15
+PATIENCE_S = 60.0
+NUM_REPLICAS = 2
+SERVICE, HEALTH = "/elastic.v1.EmbeddingService", "/grpc.health.v1.Health"
+
+
+@pytest.fixture(scope="module")
+def metrics() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def running(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics: int) -> Iterator[ServerProcess]:
+    flags = ["--http-port", str(free_port()), "--metrics-port", str(metrics), "--num-replicas", str(NUM_REPLICAS)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", str(SILENCE_S))
+        with server_process(tiny_run, tmp_path_factory.mktemp("faults"), *flags) as running:
+            yield running
+            running.stop()
+
+
+def snapshot(port: int) -> Snapshot:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        return Snapshot.parse(page.read().decode(), time.time())
+
+
+def embed(address: str, png: bytes) -> Embedding:
+    with Client(address) as client:
+        (found,) = client.embed(images=[png], latency_slo_ms=RELAXED_MS)
+    return found
+
+
+def ended(address: str, method: str, *messages: bytes) -> tuple[grpc.StatusCode, str]:
+    """How a call with these messages ends."""
+    with open_channel(address) as channel:
+        try:
+            match method.rpartition("/")[2]:
+                case "EmbedStream":
+                    list(channel.stream_stream(method)(iter(messages), timeout=PATIENCE_S))
+                case "Watch":
+                    list(channel.unary_stream(method)(messages[0], timeout=PATIENCE_S))
+                case _:
+                    channel.unary_unary(method)(messages[0], timeout=PATIENCE_S)
+        except grpc.RpcError as error:
+            assert isinstance(error, grpc.Call)
+            return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+@pytest.mark.parametrize("method", ["Embed", "EmbedStream", "Info"])
+def test_a_malformed_message_is_the_callers_error(running: ServerProcess, method: str) -> None:
+    code, words = ended(running.address, f"{SERVICE}/{method}", b"\xff\xff\xff")
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert words.startswith("message: is not a valid elastic.v1.") and not INTERNALS.search(words)
+
+
+@pytest.mark.parametrize("method", ["Check", "List", "Watch"])
+def test_health_refuses_a_malformed_message_too(running: ServerProcess, method: str) -> None:
+    code, words = ended(running.address, f"{HEALTH}/{method}", b"\xff\xff\xff")
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and not INTERNALS.search(words)
+
+
+def test_a_stream_with_a_malformed_message_does_not_end_well(running: ServerProcess, png: bytes) -> None:
+    good = pb.EmbedStreamRequest(id=1, request=pb.EmbedRequest(inputs=[pb.Input(image=png)])).SerializeToString()
+    code, _ = ended(running.address, f"{SERVICE}/EmbedStream", good, b"\xff", good)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_random_mutations_break_nothing_and_see_nothing_of_the_inside(running: ServerProcess, png: bytes) -> None:
+    before = replicas(running.process.pid)
+    answers = asyncio.run(send_mutated(running.address, 400, 0, examples([png])))
+    assert answers.codes.total() == 400 and not answers.leaks
+    assert not answers.codes.keys() & {"INTERNAL", "UNKNOWN", "UNAVAILABLE"}
+    assert answers.codes["INVALID_ARGUMENT"] > 100 and answers.codes["OK"] > 0
+    assert replicas(running.process.pid) == before
+
+
+def test_what_is_no_http2_is_cut_off_and_disturbs_nobody(running: ServerProcess, png: bytes) -> None:
+    async def send_all() -> list[float | None]:
+        return await asyncio.gather(
+            *(closed_after_s("127.0.0.1", port, sent, limit_s=PATIENCE_S) for sent in GARBAGE.values())
+        )
+
+    port = int(running.address.rpartition(":")[2])
+    closed = asyncio.run(send_all())
+    assert None not in closed
+    assert embed(running.address, png).slo_met
+
+
+def test_half_open_and_slow_connections_are_closed_while_others_are_served(running: ServerProcess, png: bytes) -> None:
+    """A stream that is used goes on for longer than any of them may last."""
+
+    async def hold_and_serve() -> tuple[list[float | None], list[float]]:
+        async def held() -> list[float | None]:
+            kinds = [kind for kind in HALF_OPEN.values() for _ in range(25)]
+            found = await asyncio.gather(*(closed_after_s("127.0.0.1", port, *kind) for kind in kinds))
+            return list(found)
+
+        async def inputs(holding: asyncio.Task[list[float | None]]) -> AsyncIterator[bytes]:
+            while not holding.done():
+                yield png
+                await asyncio.sleep(0.5)
+
+        async with AsyncClient(running.address) as client:
+            holding = asyncio.create_task(held())
+            answers = client.embed_stream(inputs(holding), latency_slo_ms=RELAXED_MS)
+            served = [answer.total_ms async for _, answer in answers if isinstance(answer, Embedding)]
+            return await holding, served
+
+    port = int(running.address.rpartition(":")[2])
+    began_s = time.monotonic()
+    closed, served = asyncio.run(hold_and_serve())
+    assert None not in closed
+    assert time.monotonic() - began_s > SILENCE_S and len(served) > SILENCE_S
+
+
+CLIENT_WITH_ANOTHER_CLOCK = textwrap.dedent("""
+    import sys, time, types
+    import elastic.messages
+    from elastic.client import Client
+
+    # Not `time.time` itself: grpc counts a time-out with it and ends it by a clock of its own.
+    elastic.messages.time = types.SimpleNamespace(time=lambda: time.time() + float(sys.argv[2]))
+
+    with Client(sys.argv[1]) as client:
+        answers = [client.embed(texts=["a cat"], latency_slo_ms=5000)[0] for _ in range(5)]
+    print(sum(answer.slo_met and answer.slack_ms <= 5000 for answer in answers))
+""")
+
+
+@pytest.mark.parametrize("offset_s", [-3600, 3600])
+def test_a_client_whose_clock_is_an_hour_off_is_served_inside_its_budget(running: ServerProcess, offset_s: int) -> None:
+    command = [sys.executable, "-c", CLIENT_WITH_ANOTHER_CLOCK, running.address, str(offset_s)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout.strip() == "5", done.stderr
+
+
+CLIENT_WITHOUT_END = textwrap.dedent("""
+    import asyncio, sys
+    from pathlib import Path
+    from elastic.client import AsyncClient
+
+    async def call_on(client, image, is_first):
+        while True:
+            await client.embed(images=[image] * 32, latency_slo_ms=60000)
+            if is_first:
+                print("answered", flush=True)
+
+    async def main():
+        image = Path(sys.argv[2]).read_bytes()
+        async with AsyncClient(sys.argv[1]) as client:
+            await asyncio.gather(*(call_on(client, image, number == 0) for number in range(16)))
+
+    asyncio.run(main())
+""")
+
+
+def test_what_a_killed_client_had_asked_is_dropped_and_others_are_served(
+    running: ServerProcess, png: bytes, metrics: int, tmp_path: Path
+) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(png)
+    before = snapshot(metrics)
+    command = [sys.executable, "-c", CLIENT_WITHOUT_END, running.address, str(image)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"answered\n"
+        process.kill()
+    assert embed(running.address, png).slo_met
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        seen = Interval(before, snapshot(metrics))
+        num_dropped = seen.by("outcome", "elastic_requests_total").get("cancelled", 0)
+        if num_dropped and not seen.gauge("elastic_waiting_inputs"):
+            break
+        assert time.monotonic() < give_up_s, (num_dropped, seen.gauge("elastic_waiting_inputs"))
+        time.sleep(0.2)
+
+
+class Callers:
+    """Threads that call one after the other with the client as it comes, and count what fails."""
+
+    def __init__(self, address: str, png: bytes) -> None:
+        self._address, self._png = address, png
+        self.num_answered, self.failures = 0, list[Exception]()
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._call_on) for _ in range(4)]
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call_on(self) -> None:
+        with Client(self._address) as client:
+            while not self._ended.is_set():
+                try:
+                    client.embed(images=[self._png], latency_slo_ms=RELAXED_MS)
+                except Exception as error:
+                    self.failures.append(error)
+                else:
+                    self.num_answered += 1
+
+
+def test_a_killed_replica_fails_no_call_and_is_replaced(running: ServerProcess, png: bytes) -> None:
+    with Callers(running.address, png) as callers:
+        while callers.num_answered < 50:
+            time.sleep(0.01)
+        victim, survivor = replicas(running.process.pid)
+        os.kill(victim, signal.SIGKILL)
+        give_up_s = time.monotonic() + PATIENCE_S
+        while not (len(now := replicas(running.process.pid)) == NUM_REPLICAS and victim not in now):
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
+        enough = callers.num_answered + 50
+        while callers.num_answered < enough:
+            time.sleep(0.01)
+    assert not callers.failures
+    assert survivor in now
