@@ -1,7 +1,7 @@
 """Measures what one encoder call costs, per submodel and batch size, on this machine.
 
 A call is what serving does with a batch: preprocessed tensor in, L2-normalised numpy embeddings out (so a GPU is
-waited for). Decoding and network are not in it. Rules that make the numbers comparable:
+waited for), by the same trace. Decoding and network are not in it. Rules that make the numbers comparable:
 
 - every cell (modality, submodel, batch size) is called once per round, in an order shuffled anew each round, so
   that a machine that slows down, or a neighbour that wakes up, hits all cells alike and none by its place;
@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from elastic.errors import ConfigError
 from elastic.model.config import IMAGE_CHANNELS
 from elastic.model.encoder import Encoder
+from elastic.model.traced import trace_images, trace_texts
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.profile.tables import LatencyRow, LatencyTable, Modality
@@ -85,13 +88,15 @@ def measure(
     config = config or LatencyConfig()
     encoder = encoder.to(device)
     generator = torch.Generator().manual_seed(config.seed)
-    calls: dict[Cell, Callable[[], np.ndarray]] = {
-        (modality, submodel, batch_size): _call(encoder, modality, submodel, batch_size, generator)
-        for modality, chosen in (submodels or default_submodels(encoder)).items()
-        for submodel in chosen
-        for batch_size in config.batch_sizes
-    }
-    with torch_threads(config.num_threads), torch.inference_mode(), autocast(device, config.dtype):
+    calls: dict[Cell, Callable[[], np.ndarray]] = {}
+    for modality, chosen in (submodels or default_submodels(encoder)).items():
+        trace = trace_images if modality == "image" else trace_texts
+        for submodel in chosen:
+            embed = trace(encoder, submodel, config.dtype)
+            for batch_size in config.batch_sizes:
+                inputs = _inputs(encoder, modality, batch_size, generator)
+                calls[modality, submodel, batch_size] = partial(_to_numpy, embed, inputs)
+    with torch_threads(config.num_threads), torch.inference_mode():
         seconds = time_in_rounds(calls, config, on_round, clock)
     here = device_fingerprint(device)
     rows = [_row(cell, times, str(here), config) for cell, times in seconds.items()]
@@ -139,26 +144,20 @@ def torch_threads(num_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def autocast(device: torch.device | str, dtype: str) -> torch.autocast:
-    """The autocast context of a dtype name; float32 switches it off."""
-    enabled = dtype != "float32"
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def _call(
-    encoder: Encoder, modality: Modality, submodel: Submodel, batch_size: int, generator: torch.Generator
-) -> Callable[[], np.ndarray]:
-    """A closure that embeds one random batch at full width and returns numpy."""
-    width, where = encoder.space.full_embed_dim, next(encoder.parameters()).device
+def _inputs(encoder: Encoder, modality: Modality, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """A random batch, where the encoder is."""
+    where = next(encoder.parameters()).device
     if modality == "image":
         size = encoder.config.vision.image_size
-        images = torch.rand(batch_size, IMAGE_CHANNELS, size, size, generator=generator).to(where)
-        return lambda: encoder.encode_images(images, submodel, width).cpu().numpy()
+        return (torch.rand(batch_size, IMAGE_CHANNELS, size, size, generator=generator).to(where),)
     text = encoder.config.text
     assert text is not None
     tokens = torch.randint(1, text.vocab_size, (batch_size, text.max_tokens), generator=generator).to(where)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    return lambda: encoder.encode_texts(tokens, mask, submodel, width).cpu().numpy()
+    return tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+
+def _to_numpy(embed: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> np.ndarray:
+    return embed(*inputs).cpu().numpy()
 
 
 def _row(cell: Cell, seconds: list[float], device: str, config: LatencyConfig) -> LatencyRow:

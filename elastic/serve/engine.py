@@ -23,6 +23,9 @@ from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan
 from elastic.serve.watchdog import Watchdog
 from elastic.submodel import Slo, Submodel
 
+COSTS_MS = 10.0
+"""How long predictions stand while no batch ends: a correction's half-life is thousands of times longer."""
+
 Compute = Callable[[Modality, Submodel, Sequence[object]], np.ndarray]
 """Un-cut embeddings `[inputs, full width]` of prepared inputs; runs in the model thread."""
 
@@ -110,6 +113,8 @@ class Engine:
         self._ids = itertools.count()
         self._num_preparing = 0
         self._free_ms = 0.0
+        self._costs_now, self._costs_until_ms = Costs.at(0.0, fronts, self.correction), 0.0
+        self._as_profiled = self._costs_now.slower(self._policy.headroom)
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None
@@ -121,7 +126,10 @@ class Engine:
 
     def costs(self) -> Costs:
         """Corrected predictions now."""
-        return Costs.at(self.clock(), self.fronts, self.correction)
+        now_ms = self.clock()
+        if now_ms >= self._costs_until_ms:
+            self._costs_now, self._costs_until_ms = Costs.at(now_ms, self.fronts, self.correction), now_ms + COSTS_MS
+        return self._costs_now
 
     async def embed(self, request: Request, prepare: Callable[[], Awaitable[Sequence[object]]]) -> list[Computed]:
         """Embeddings of all inputs, in order.
@@ -221,10 +229,7 @@ class Engine:
 
     def _check_feasible(self, request: Request, works: Sequence[Work]) -> None:
         """Refuse what even an idle engine, as profiled, could not do inside the whole budget."""
-        headroom = self._policy.headroom
-        table = Costs(
-            self.fronts, {modality: (headroom,) * len(front.levels) for modality, front in self.fronts.items()}
-        )
+        table = self._as_profiled
         budget_ms = request.slo.latency_ms - self._reply_margin_ms
         fresh = [replace(work, deadline_ms=budget_ms) for work in works]
         plan = floor_plan(fresh, 0.0, table)
@@ -321,6 +326,7 @@ class Engine:
         modality = run.works[0].modality
         table_ms = level.batch_ms[len(run.works) - 1]
         self.correction.observe(modality, level.submodel, compute_ms / table_ms, self.clock())
+        self._costs_until_ms = 0.0
 
     def _explain(
         self, run: Run, level: Level, member: _Pending, embedding: np.ndarray, started_ms: float, compute_ms: float

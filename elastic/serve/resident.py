@@ -1,7 +1,8 @@
 """The resident model: one set of weights in memory, every submodel an argument of the call."""
 
+import gc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from elastic.checkpoint import WEIGHTS, Manifest, load_model
 from elastic.data.tokenizer import Tokenizer
 from elastic.model.encoder import Encoder
-from elastic.profile.latency import autocast
+from elastic.model.traced import trace_images, trace_texts
 from elastic.profile.tables import Modality
 from elastic.submodel import Space, Submodel
 
@@ -31,6 +32,7 @@ class ResidentModel:
         self._dtype = dtype
         shape = encoder.config.vision.shape
         self._image_tokens = shape.num_patches + shape.num_prefix_tokens
+        self._calls: dict[tuple[Modality, Submodel], Callable[..., Tensor]] = {}
         self._canary_answer: np.ndarray | None = None
 
     @classmethod
@@ -51,15 +53,16 @@ class ResidentModel:
         return {modality: space for modality, space in towers.items() if space is not None}
 
     def compute(self, modality: Modality, submodel: Submodel, inputs: Sequence[object]) -> np.ndarray:
-        """Normalised embeddings `[inputs, full width]` at one submodel."""
-        width = self.encoder.space.full_embed_dim
-        with torch.inference_mode(), autocast("cpu", self._dtype):
+        """Normalised embeddings `[inputs, full width]` at one submodel, which its first call traces."""
+        call = self._calls.get((modality, submodel))
+        if call is None:
+            trace = trace_images if modality == "image" else trace_texts
+            call = self._calls[modality, submodel] = trace(self.encoder, submodel, self._dtype)
+        with torch.inference_mode():
             if modality == "image":
-                images = torch.stack(cast(list[Tensor], inputs))
-                return self.encoder.encode_images(images, submodel, width).numpy()
+                return call(torch.stack(cast(list[Tensor], inputs))).numpy()
             tokens, masks = zip(*cast(Sequence[tuple[Tensor, Tensor]], inputs), strict=True)
-            batch, mask = (pad_sequence(list(rows), batch_first=True) for rows in (tokens, masks))
-            return self.encoder.encode_texts(batch, mask, submodel, width).numpy()
+            return call(*(pad_sequence(list(rows), batch_first=True) for rows in (tokens, masks))).numpy()
 
     def num_tokens(self, modality: Modality, prepared: object) -> int:
         """Positions of the transformer that one prepared input takes, padding not counted."""
@@ -82,6 +85,8 @@ class ResidentModel:
         for submodel in submodels:
             for size in batch_sizes:
                 self.compute(modality, submodel, [self.example(modality)] * size)
+        # Tracing left cycles that hold the weights, and a replica exempts what it started with from collection.
+        gc.collect()
 
     def is_sane(self) -> bool:
         """Whether the smallest submodel still answers a fixed input as it did the first time."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from elastic.checkpoint import load_model
 from elastic.serve.resident import ResidentModel, weights_version
 
 
@@ -39,14 +40,17 @@ def test_submodels_answer_differently_from_one_set_of_weights(model: ResidentMod
     assert all(not np.allclose(one, other) for one, other in itertools.pairwise(answers))
 
 
-def test_the_canary_notices_weights_that_changed_or_broke(model: ResidentModel) -> None:
+def test_the_canary_notices_weights_that_changed_or_broke(tiny_run: Path) -> None:
+    encoder, manifest, tokenizer = load_model(tiny_run)
+    head = encoder.image.head
+    # Memory of its own: the loaded weights are a map of the file.
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    model = ResidentModel(encoder.requires_grad_(False), manifest, tokenizer, version="")
     assert model.is_sane()
     assert model.is_sane()
-    head = model.encoder.image.head
-    # A new tensor: the loaded one is a memory map of the file.
-    head.weight = torch.nn.Parameter(head.weight.detach().flip(0))
+    head.weight.copy_(head.weight.flip(0))
     assert not model.is_sane()
-    head.weight = torch.nn.Parameter(torch.full_like(head.weight, float("nan")))
+    head.weight.fill_(float("nan"))
     assert not model.is_sane()
 
 

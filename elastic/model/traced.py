@@ -1,0 +1,89 @@
+"""One submodel as a single call that runs outside of Python: what is served, and so what is profiled.
+
+Called from Python, a small model spends a third of its time in the interpreter. It also gives the interpreter's lock
+away in every operation and has to wait for it afterwards, for as long as the event loop and the decoding threads of
+the same process keep it. A trace does neither: it is one call that holds no lock.
+
+TorchScript is deprecated in favour of `torch.compile` and `torch.export`. Neither does this: the former compiles C++
+for minutes on the machine that serves and still enters Python at every call, the latter's graphs are run by Python, or
+hold a copy of the weights for each submodel. Should TorchScript go, this file is all that has to change.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from elastic.model.config import IMAGE_CHANNELS
+from elastic.model.encoder import Encoder
+from elastic.submodel import Submodel
+
+EXAMPLES = 2
+"""Inputs of the batch that is traced; a batch of one would be recorded as broadcast."""
+
+
+def trace_images(encoder: Encoder, submodel: Submodel, dtype: str = "float32") -> Callable[[Tensor], Tensor]:
+    """From images `[batch, channels, size, size]` to their normalised embeddings `[batch, full width]`.
+
+    Any batch size; images of the encoder's own size. To be called under `torch.inference_mode`, of an encoder in eval
+    mode. It reads the encoder's weights, whose memory the trace shares: a change in place is seen.
+    """
+    width, size = encoder.space.full_embed_dim, encoder.config.vision.image_size
+
+    def call(images: Tensor) -> Tensor:
+        return encoder.encode_images(images, submodel, width)
+
+    where = next(encoder.parameters()).device
+    return _trace(encoder, call, (torch.zeros(EXAMPLES, IMAGE_CHANNELS, size, size, device=where),), dtype)
+
+
+def trace_texts(encoder: Encoder, submodel: Submodel, dtype: str = "float32") -> Callable[[Tensor, Tensor], Tensor]:
+    """From tokens and their mask `[batch, length]` to normalised embeddings `[batch, full width]`.
+
+    Any batch size and length; for the rest as `trace_images`.
+    """
+    width, text = encoder.space.full_embed_dim, encoder.config.text
+    assert text is not None, "this encoder has no text tower"
+
+    def call(tokens: Tensor, mask: Tensor) -> Tensor:
+        return encoder.encode_texts(tokens, mask, submodel, width)
+
+    tokens = torch.ones(EXAMPLES, text.max_tokens, dtype=torch.int64, device=next(encoder.parameters()).device)
+    return _trace(encoder, call, (tokens, tokens.bool()), dtype)
+
+
+class _Call(nn.Module):
+    """A function of an encoder as a module, so that the trace holds its weights as they are and not as constants.
+
+    Graphs live as long as the process, and constants with them; the weights of a module leave memory with it.
+    """
+
+    def __init__(self, encoder: Encoder, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.encoder, self.call = encoder, call
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.call(*inputs)
+
+
+def _trace(
+    encoder: Encoder, call: Callable[..., Tensor], examples: tuple[Tensor, ...], dtype: str
+) -> Callable[..., Tensor]:
+    # It leaves a cycle behind that holds the encoder until the next full garbage collection.
+    assert not encoder.training, "the encoder must be in eval mode"
+    kind = examples[0].device.type
+    # Without the cache of casts: a cast that was made before the trace began would be missing in it.
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=dtype != "float32", cache_enabled=False)
+    with torch.inference_mode(), autocast, _as_meant():
+        return torch.jit.trace(_Call(encoder, call).eval(), examples, check_trace=False)
+
+
+@contextmanager
+def _as_meant() -> Iterator[None]:
+    """Without warnings of deprecation, and of branches that are taken once: on the image size, which stays as it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
