@@ -12,6 +12,7 @@ hold a copy of the weights for each submodel. Should TorchScript go, this file i
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +80,7 @@ def _trace(
     autocast = torch.autocast(examples[0].device.type, torch.bfloat16, enabled=dtype != "float32", cache_enabled=False)
     with torch.inference_mode(), autocast, _as_meant():
         traced = torch.jit.trace(_Call(encoder, call).eval(), examples, check_trace=False)
-
-    def run(*inputs: Tensor) -> Tensor:
-        # There is nothing to fuse on a CPU, and looking for it takes a tenth of a second in the first two calls.
-        with torch.jit.optimized_execution(False):
-            return traced(*inputs)
-
-    return run
+    return cast(Callable[..., Tensor], traced)
 
 
 @contextmanager
@@ -93,5 +88,5 @@ def _as_meant() -> Iterator[None]:
     """Without warnings of deprecation, and of branches that are taken once: on the image size, which stays as it is."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
         yield

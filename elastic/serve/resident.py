@@ -54,10 +54,7 @@ class ResidentModel:
 
     def compute(self, modality: Modality, submodel: Submodel, inputs: Sequence[object]) -> np.ndarray:
         """Normalised embeddings `[inputs, full width]` at one submodel, which its first call traces."""
-        call = self._calls.get((modality, submodel))
-        if call is None:
-            trace = trace_images if modality == "image" else trace_texts
-            call = self._calls[modality, submodel] = trace(self.encoder, submodel, self._dtype)
+        call = self._call(modality, submodel)
         with torch.inference_mode():
             if modality == "image":
                 return call(torch.stack(cast(list[Tensor], inputs))).numpy()
@@ -94,6 +91,12 @@ class ResidentModel:
         if self._canary_answer is None:
             self._canary_answer = answer
         return bool(np.isfinite(answer).all() and np.abs(answer - self._canary_answer).max() < CANARY_TOLERANCE)
+
+    def _call(self, modality: Modality, submodel: Submodel) -> Callable[..., Tensor]:
+        if (modality, submodel) not in self._calls:
+            trace = trace_images if modality == "image" else trace_texts
+            self._calls[modality, submodel] = trace(self.encoder, submodel, self._dtype)
+        return self._calls[modality, submodel]
 
 
 def weights_version(path: Path) -> str:
