@@ -1,8 +1,8 @@
 """Generate `elastic/_pb` from the .proto files: `python protos/generate.py [OUT]`.
 
 protoc names Python modules by the proto path (`elastic.v1`), which would collide with this package, so the import line
-between generated files and the name that their messages are pickled by are rewritten to where they live
-(`elastic._pb.elastic.v1`). Generated files are checked in; a test regenerates them and compares.
+between generated files is rewritten to where they live (`elastic._pb.elastic.v1`). Generated files are checked in; a
+test regenerates them and compares.
 """
 
 import sys
@@ -29,8 +29,7 @@ def generate(out: Path) -> list[Path]:
         raise SystemExit("protoc failed")
     written = sorted(path for path in out.rglob("*_pb2*") if path.suffix in {".py", ".pyi"})
     for path in written:
-        text = path.read_text().replace("from elastic.v1 import", "from elastic._pb.elastic.v1 import")
-        path.write_text(text.replace("(DESCRIPTOR, 'elastic.v1.", "(DESCRIPTOR, 'elastic._pb.elastic.v1."))
+        path.write_text(path.read_text().replace("from elastic.v1 import", "from elastic._pb.elastic.v1 import"))
     for folder in {parent for path in written for parent in path.relative_to(out).parents}:
         (out / folder / "__init__.py").write_text('"""Generated from protos/ by `make proto`; do not edit."""\n')
     return written
