@@ -31,7 +31,7 @@ proto: $(STAMP) ## Generate elastic/_pb from protos/.
 
 bench: $(STAMP) ## Run every script under benchmarks/; results go to benchmarks/results/.
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
-	@echo "== benchmarks/server_cost"; $(BIN)/python -m benchmarks.server_cost
+	@set -e; for name in server_cost faults; do echo "== benchmarks/$$name"; $(BIN)/python -m benchmarks.$$name; done
 
 $(STAMP): pyproject.toml constraints.txt
 	@set -e; \

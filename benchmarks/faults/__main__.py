@@ -1,7 +1,7 @@
 """Faults put upon `elastic serve`, and what is seen of them: overload, mutated requests, half-open connections, kills.
 
     python -m benchmarks.faults            # a short round of each; writes no results
-    python -m benchmarks.faults --full     # about five minutes on two cores
+    python -m benchmarks.faults --full     # about eight minutes on two cores
 
 Generator and server share the cores of this machine. HAProxy is told to close silent connections after 30 s instead of
 300, so that nobody has to wait for them.
@@ -12,6 +12,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import tyro
@@ -32,7 +33,12 @@ from elastic.serve.command import ensure_profiled
 from elastic.serve.config import ServeConfig
 
 RESULTS = Path(__file__).parents[1] / "results"
+NUM_REPLICAS = 2
+"""Of the server whose replicas are killed."""
 SILENCE = {"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30"}
+
+
+Part = Literal["overload", "mutations", "half_open", "kills"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,33 +46,48 @@ class Options:
     """Put faults upon a server of the model in the package."""
 
     full: bool = False
-    """60 s of overload, 10,000 mutated requests, 2,000 connections, ten kills; and write the results."""
+    """60 s of overload, 10,000 mutated requests, 2,000 connections, six kills; and write the results."""
+    parts: tuple[Part, ...] = get_args(Part)
+    """Which faults; results of the others stay as they are in the file."""
     out: Path = RESULTS / "faults.json"
     """Where the JSON goes."""
 
 
 def main(options: Options) -> None:
-    """Measure, print, and write if it was all of it."""
+    """Put the faults, print what was seen, and write it if it was all of it."""
     run, console = resolve_run(None), Console()
     ensure_profiled(ServeConfig(run=run), "auto", console)
     os.environ |= SILENCE
+    load = os.getloadavg()[0]
+    for part in options.parts:
+        flags = ["--num-replicas", str(NUM_REPLICAS)] if part == "kills" else []
+        with elastic_serve(run, *flags) as server:
+            found = put(part, server, options.full)
+        console.print(part, found)
+        if options.full:
+            about = {"model": run.name, "load_before": load, "provenance": asdict(collect(device_fingerprint()))}
+            write(options.out, part, found | about)
+
+
+def put(part: Part, server: Running, full: bool) -> dict[str, object]:
+    """One fault upon a server of its own."""
     inputs = contents(None, 0.2, np.random.default_rng(0))
     images = [item for item in inputs if isinstance(item, bytes)]
-    load, found = os.getloadavg()[0], {}
-    with elastic_serve(run) as server:
-        found["overload"] = overload(server, inputs, flood_s=60.0 if options.full else 10.0)
-        console.print("overload", found["overload"])
-        found["mutations"] = mutations(server, images, 10_000 if options.full else 500)
-        console.print("mutations", found["mutations"])
-        found["half_open"] = hold_many(server, images, 2_000 if options.full else 200)
-        console.print("half_open", found["half_open"])
-    with elastic_serve(run, "--num-replicas", "2") as server:
-        found["kills"] = kill_repeatedly(server, images, 10 if options.full else 3)
-        console.print("kills", found["kills"])
-    if options.full:
-        about = {"model": run.name, "load_before": load, "provenance": asdict(collect(device_fingerprint()))}
-        options.out.write_text(json.dumps(json_values(found | about), indent=1) + "\n", encoding="utf-8")
-        console.print(f"wrote {options.out}")
+    match part:
+        case "overload":
+            return overload(server, inputs, flood_s=60.0 if full else 10.0)
+        case "mutations":
+            return mutations(server, images, 10_000 if full else 500)
+        case "half_open":
+            return hold_many(server, images, 2_000 if full else 200)
+        case "kills":
+            return kill_repeatedly(server, images, NUM_REPLICAS, 6 if full else 2)
+
+
+def write(path: Path, part: Part, found: dict[str, object]) -> None:
+    """Put one part into the file, beside the others."""
+    others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(others | {part: json_values(found)}, indent=1) + "\n", encoding="utf-8")
 
 
 def mutations(server: Running, images: list[bytes], count: int) -> dict[str, object]:

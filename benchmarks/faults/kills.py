@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.serving.processes import HAPROXY, replicas, tree
@@ -47,7 +48,7 @@ class Callers:
     def longest_gap_s(self, since_s: float) -> float:
         """The longest time without any answer from then on."""
         times = [since_s, *(at_s for at_s in sorted(self.answered_s) if at_s > since_s)]
-        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+        return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
     def _call_on(self, number: int) -> None:
         with Client(self._address) as client:
@@ -60,11 +61,11 @@ class Callers:
                     self.answered_s.append(time.monotonic())
 
 
-def kill_repeatedly(server: Running, images: Sequence[bytes], num_kills: int) -> dict[str, object]:
+def kill_repeatedly(server: Running, images: Sequence[bytes], num_replicas: int, num_kills: int) -> dict[str, object]:
     """Kill one of the replicas, wait for its successor, and again; the last kill is of all at once."""
     rng = random.Random(0)
-    known = known_replicas(server.pid)
-    num_replicas, gaps_s, back_s = len(known), [], []
+    gaps_s, back_s = [], []
+    _wait_for_others(server.pid, set(), num_replicas, num_replicas)
     with Callers(server.address, images).calling() as callers:
         for kill in range(num_kills):
             time.sleep(SETTLED_S)
@@ -73,7 +74,7 @@ def kill_repeatedly(server: Running, images: Sequence[bytes], num_kills: int) ->
             killed_s = time.monotonic()
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
-            back_s.append(_wait_for_others(server.pid, known, len(victims)) - killed_s)
+            back_s.append(_wait_for_others(server.pid, known, len(victims), num_replicas) - killed_s)
             gaps_s.append(callers.longest_gap_s(killed_s))
     return {
         "kills": num_kills,
@@ -93,12 +94,12 @@ def known_replicas(pid: int) -> set[str]:
     return set(re.findall(r"server (SERVE_REPLICA_\S+) \S+ proto h2", text))
 
 
-def _wait_for_others(pid: int, known: set[str], num_killed: int) -> float:
-    """When as many others as were killed have joined those that live."""
+def _wait_for_others(pid: int, known: set[str], num_others: int, num_replicas: int) -> float:
+    """When there are as many as there should be, and so many of them were not known."""
     give_up_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_s:
         now = known_replicas(pid)
-        if len(now) == len(known) and len(now - known) == num_killed:
+        if len(now) == num_replicas and len(now - known) == num_others:
             return time.monotonic()
         time.sleep(0.05)
-    raise RuntimeError(f"{num_killed} replica(s) had no successor after {PATIENCE_S:g} s")
+    raise RuntimeError(f"there were no {num_others} new replicas after {PATIENCE_S:g} s, but {now}")

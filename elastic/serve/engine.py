@@ -131,11 +131,13 @@ class Engine:
             self._costs_now, self._costs_until_ms = Costs.at(now_ms, self.fronts, self.correction), now_ms + COSTS_MS
         return self._costs_now
 
-    async def embed(self, request: Request, prepare: Callable[[], Awaitable[Sequence[object]]]) -> list[Computed]:
+    async def embed(
+        self, request: Request, prepare: Callable[[], Awaitable[Sequence[object]]], prepare_ms: float = 0.0
+    ) -> list[Computed]:
         """Embeddings of all inputs, in order.
 
-        `prepare` yields the model's inputs; it is not called for a request that is refused. When the caller is
-        cancelled, every place that the request holds is free again.
+        `prepare` yields the model's inputs, and is expected to take `prepare_ms`; it is not called for a request that
+        is refused. When the caller is cancelled, every place that the request holds is free again.
 
         Raises:
             InvalidRequest: a modality this engine does not serve.
@@ -146,7 +148,7 @@ class Engine:
         works = self._works(request)
         self._check_feasible(request, works)
         self._policy.notice(works)
-        self._admit(request, works)
+        self._admit(request, works, prepare_ms)
         self._num_preparing += len(works)
         try:
             payloads = await prepare()
@@ -208,7 +210,7 @@ class Engine:
             raise SloInfeasible(f"min_quality={slo.min_quality:g}", best, "lower min_quality")
         return floor
 
-    def _admit(self, request: Request, works: Sequence[Work]) -> None:
+    def _admit(self, request: Request, works: Sequence[Work], prepare_ms: float = 0.0) -> None:
         """Refuse what cannot be answered in time, and say which kind of impossible it is."""
         now_ms = self.clock()
         if now_ms >= request.deadline_ms:
@@ -216,10 +218,13 @@ class Engine:
         costs = self.costs()
         waiting, free_ms = self._queue.view(), max(now_ms, self._free_ms)
         self._queue.check_room(len(works) + self._num_preparing, max(1.0, self._free_ms - now_ms))
+        # What is prepared too late to be computed would only keep the threads from what is not.
+        lost_ms = max(0.0, now_ms + prepare_ms - free_ms)
+        arriving = [replace(work, deadline_ms=work.deadline_ms - lost_ms) for work in works] if lost_ms else works
         try:
-            self._policy.admit(waiting, works, free_ms, costs)
+            self._policy.admit(waiting, arriving, free_ms, costs)
         except Overloaded as error:
-            if waiting or free_ms > now_ms:
+            if waiting or free_ms > now_ms or lost_ms:
                 raise
             # An idle server, but too little of the budget is left (it was spent on the way here, or decoding).
             needed_ms = floor_plan(works, now_ms, costs).finish_ms - now_ms

@@ -130,6 +130,35 @@ def test_a_modality_that_is_not_served_is_an_invalid_request(front: Front) -> No
         asyncio.run(as_coroutine(harness.engine.embed(harness.request(1, 100.0, "text"), prepared([1]))))
 
 
+def test_a_request_that_would_be_prepared_too_late_is_refused_before_that(harness: Harness) -> None:
+    async def prepare() -> Sequence[object]:
+        raise AssertionError("was prepared")
+
+    def embed(prepare_ms: float, prepare: Callable[[], Awaitable[Sequence[object]]]) -> list[Computed]:
+        return asyncio.run(as_coroutine(harness.engine.embed(harness.request(1, 10.0), prepare, prepare_ms)))
+
+    with pytest.raises(Overloaded):
+        embed(7.0, prepare)  # and S takes 4
+    assert len(embed(5.0, prepared([1]))) == 1
+
+
+def test_what_is_prepared_while_the_model_is_busy_costs_nothing(harness: Harness) -> None:
+    async def ask() -> list[Computed]:
+        harness.model.gate = threading.Event()
+        first = asyncio.ensure_future(harness.embed([1], 1000.0))
+        while not harness.engine._free_ms:
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(
+            harness.engine.embed(harness.request(1, 24.0), prepared([2]), prepare_ms=19.0)  # XL runs for 20
+        )
+        await asyncio.sleep(0.01)
+        harness.model.gate.set()
+        await first
+        return await second
+
+    assert asyncio.run(ask())[0].level.name == "S"
+
+
 def test_a_refused_request_is_never_prepared(front: Front) -> None:
     harness = Harness(front, max_waiting_items=2)
 

@@ -132,7 +132,7 @@ class EmbeddingService:
                     arrived_ms=arrived_ms,
                     deadline_ms=arrived_ms + budget_ms,
                 )
-                computed = await engine.embed(asked, prepare)
+                computed = await engine.embed(asked, prepare, served.preparation.expected_ms(len(contents)))
         except BaseException as error:
             self._tell(engine, asked, arrived_ms, (caller, key), error=error)
             raise

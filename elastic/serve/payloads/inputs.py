@@ -6,6 +6,7 @@ bomb costs nothing. The path from bytes to pixels is the one that evaluation use
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,9 @@ from elastic.errors import DataError, InvalidRequest, RequestTooLarge
 from elastic.model.config import Preprocess
 from elastic.profile.tables import Modality
 from elastic.serve.payloads.urls import ImageFetcher, ImageUrl
+
+PACE_SHARE = 0.1
+"""What one content changes of the mean time that they take."""
 
 Content = bytes | str | ImageUrl
 """An encoded image, a text, or where to read an image."""
@@ -50,7 +54,9 @@ class Preparation:
         self._max_pixels = max_pixels
         self._max_text_chars = max_text_chars
         self._fetcher = fetcher
+        self._num_threads = num_threads
         self._threads = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="prepare")
+        self._num_in_threads, self._mean_ms = 0, 0.0
 
     async def prepare(self, contents: Sequence[Content], limit_s: float = math.inf) -> list[object]:
         """Model inputs in order; images by URL must have arrived within `limit_s`.
@@ -71,12 +77,30 @@ class Preparation:
             for call in calls:
                 call.cancel()
 
+    def expected_ms(self, num_contents: int) -> float:
+        """How long it would take until so many more are prepared, at the recent pace of the threads; those that are at
+        rest promise nothing, so that a slow one is measured again."""
+        if not self._num_in_threads:
+            return 0.0
+        return (self._num_in_threads + num_contents) * self._mean_ms / self._num_threads
+
     async def _prepare(self, content: Content, field: str, limit_s: float) -> object:
         if isinstance(content, ImageUrl):
             if self._fetcher is None:
                 raise InvalidRequest(f"{field}.image_url", "this server reads no URLs; send the image itself")
             content = await self._fetcher.fetch(content, f"{field}.image_url", limit_s)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.prepare_one, content, field)
+        self._num_in_threads += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._timed, content, field)
+        finally:
+            self._num_in_threads -= 1
+
+    def _timed(self, content: bytes | str, field: str) -> object:
+        began_s = time.perf_counter()
+        try:
+            return self.prepare_one(content, field)
+        finally:
+            self._mean_ms += PACE_SHARE * (1000 * (time.perf_counter() - began_s) - self._mean_ms)
 
     def prepare_one(self, content: bytes | str, field: str) -> object:
         """The model input of one content; errors name `field`."""

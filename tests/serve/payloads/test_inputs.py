@@ -51,6 +51,26 @@ def test_texts_become_token_rows(preparation: Preparation) -> None:
     assert mask.all()
 
 
+def test_what_waits_for_the_threads_is_counted_with_what_would_follow_it(
+    preparation: Preparation, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def expected() -> list[float]:
+        found = [preparation.expected_ms(4)]
+        working = asyncio.ensure_future(preparation.prepare([png] * 6))
+        await asyncio.sleep(0)  # for its parts to begin
+        await asyncio.sleep(0)
+        found += [preparation.expected_ms(count) for count in (0, 4)]
+        await working
+        return [*found, preparation.expected_ms(4)]
+
+    prepare(preparation, *[png] * 50)
+    pace_ms = preparation._mean_ms
+    monkeypatch.setattr("elastic.serve.payloads.inputs.PACE_SHARE", 0.0)
+    at_rest, six, ten, after = asyncio.run(expected())
+    assert pace_ms > 0 and (at_rest, after) == (0.0, 0.0)
+    assert (six, ten) == pytest.approx((6 * pace_ms / 2, 10 * pace_ms / 2))
+
+
 def test_contents_keep_their_order(preparation: Preparation, png: bytes) -> None:
     first, second, third = prepare(preparation, "a cat", png, "a red house")
     assert isinstance(second, torch.Tensor)
