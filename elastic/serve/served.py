@@ -31,13 +31,21 @@ class Served:
 
     @classmethod
     def load(cls, config: ServeConfig, observer: Observer) -> "Served":
-        """Load the model and its tables and warm every submodel up; the observer hears of every batch.
+        """Load the model of the run that the settings name, and serve it as `of` does.
 
         Raises:
             CheckpointError: no model there, or a damaged one.
             ProfileError: no usable table for this device.
         """
-        model = ResidentModel.load(config.run, config.dtype)
+        return cls.of(ResidentModel.load(config.run, config.dtype), config, observer)
+
+    @classmethod
+    def of(cls, model: ResidentModel, config: ServeConfig, observer: Observer) -> "Served":
+        """Load the tables of the run and warm every submodel up; the observer hears of every batch.
+
+        Raises:
+            ProfileError: no usable table for this device.
+        """
         fronts = load_fronts(model, config)
         for modality, front in fronts.items():
             model.warm_up(modality, [level.submodel for level in front.levels], (1, front.max_batch_size))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,13 @@ from elastic.profile.provenance import collect
 from elastic.profile.store import LATENCY, QUALITY
 from elastic.profile.tables import LatencyRow, LatencyTable, Modality, QualityRow, QualityTable
 from elastic.select import TASK_OF
+from elastic.serve.access.gate import Gate
+from elastic.serve.api.service import EmbeddingService
 from elastic.serve.batching import Costs, Front, Level
+from elastic.serve.config import ServeConfig
+from elastic.serve.observer import Observer, Observers
+from elastic.serve.resident import ResidentModel
+from elastic.serve.served import Served
 from elastic.submodel import Space, Submodel
 
 DEPTH = 2
@@ -130,6 +136,30 @@ def quality_row(modality: Modality, query: Submodel, index: Submodel, embed_dim:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a random model of both towers and its tables."""
     return write_tiny_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with other weights."""
+    return write_tiny_run(tmp_path_factory.mktemp("runs") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> ResidentModel:
+    """The model of `tiny_run`, because loading and tracing it takes longer than most tests that need it."""
+    return ResidentModel.load(tiny_run)
+
+
+@pytest.fixture(scope="session")
+def other_model(other_run: Path) -> ResidentModel:
+    """The model of `other_run`."""
+    return ResidentModel.load(other_run)
+
+
+def service_of(model: ResidentModel, config: ServeConfig, observers: Sequence[Observer] = ()) -> EmbeddingService:
+    """What `EmbeddingService.load` returns, for a model that is loaded already."""
+    observer = Observers(observers)
+    return EmbeddingService(Served.of(model, config, observer), config, observer, Gate.of(config.api_keys))
 
 
 @pytest.fixture(scope="session")

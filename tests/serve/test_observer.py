@@ -12,6 +12,8 @@ from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import RanBatch
 from elastic.serve.observer import ENDINGS, OUTCOMES, Observer, Observers, Outcome
+from elastic.serve.resident import ResidentModel
+from tests.serve.conftest import service_of
 
 
 class Recorder(Observer):
@@ -34,8 +36,8 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def service(tiny_run: Path, recorder: Recorder) -> EmbeddingService:
-    return EmbeddingService.load(ServeConfig(run=tiny_run), [recorder])
+def service(tiny_model: ResidentModel, tiny_run: Path, recorder: Recorder) -> EmbeddingService:
+    return service_of(tiny_model, ServeConfig(run=tiny_run), [recorder])
 
 
 def ask(service: EmbeddingService, texts: list[str], latency_ms: float) -> pb.EmbedReply:

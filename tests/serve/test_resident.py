@@ -10,8 +10,8 @@ from elastic.serve.resident import ResidentModel, weights_version
 
 
 @pytest.fixture
-def model(tiny_run: Path) -> ResidentModel:
-    return ResidentModel.load(tiny_run)
+def model(tiny_model: ResidentModel) -> ResidentModel:
+    return tiny_model
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])

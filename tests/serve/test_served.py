@@ -1,4 +1,5 @@
 import gc
+import shutil
 import threading
 import weakref
 from pathlib import Path
@@ -11,12 +12,11 @@ from elastic.serve.config import ServeConfig
 from elastic.serve.observer import Observer
 from elastic.serve.resident import ResidentModel
 from elastic.serve.served import Served
-from tests.serve.conftest import write_tiny_run
 
 
 @pytest.fixture
-def served(tiny_run: Path) -> Served:
-    return Served.load(ServeConfig(run=tiny_run), Observer())
+def served(tiny_model: ResidentModel, tiny_run: Path) -> Served:
+    return Served.of(tiny_model, ServeConfig(run=tiny_run), Observer())
 
 
 def is_closed(served: Served) -> bool:
@@ -61,7 +61,7 @@ def test_a_call_that_fails_does_not_keep_it_open(served: Served) -> None:
 
 
 def test_every_submodel_on_a_front_has_run_at_the_smallest_and_the_largest_batch(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: ResidentModel, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = set()
     compute = ResidentModel.compute
@@ -71,15 +71,15 @@ def test_every_submodel_on_a_front_has_run_at_the_smallest_and_the_largest_batch
         return compute(self, modality, submodel, inputs)
 
     monkeypatch.setattr(ResidentModel, "compute", noted)
-    served = Served.load(ServeConfig(run=tiny_run), Observer())
+    served = Served.of(tiny_model, ServeConfig(run=tiny_run), Observer())
     fronts = served.engine.fronts
     wanted = {(m, level.submodel, size) for m in fronts for level in fronts[m].levels for size in (1, 8)}
     assert wanted <= computed
     served.close()
 
 
-def test_a_run_without_times_is_not_served(tmp_path: Path) -> None:
-    run = write_tiny_run(tmp_path / "run")
+def test_a_run_without_times_is_not_served(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / LATENCY).unlink()
     with pytest.raises(ProfileError):
         Served.load(ServeConfig(run=run), Observer())

@@ -29,6 +29,8 @@ from elastic.serve.api.health import Health
 from elastic.serve.api.http import HTTP_STATUS, INTERNAL, error_response, http_app
 from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
+from elastic.serve.resident import ResidentModel
+from tests.serve.conftest import service_of
 
 RELAXED = {"latency_slo_ms": 60_000.0}
 
@@ -185,8 +187,10 @@ def test_openais_client_reads_its_default_encoding_and_numbers_alike() -> None:
     assert create(FakeService(), encoding_format="float").data[0].embedding == pytest.approx([0.6, 0.8])
 
 
-def test_an_http_request_and_a_grpc_request_get_the_same_answer(tiny_run: Path, png: bytes) -> None:
-    service = EmbeddingService.load(ServeConfig(run=tiny_run))
+def test_an_http_request_and_a_grpc_request_get_the_same_answer(
+    tiny_model: ResidentModel, tiny_run: Path, png: bytes
+) -> None:
+    service = service_of(tiny_model, ServeConfig(run=tiny_run))
     uri = "data:image/png;base64," + base64.b64encode(png).decode()
     request = pb.EmbedRequest(
         inputs=[pb.Input(image=png), pb.Input(text="a cat")], slo=pb.Slo(latency_ms=60_000.0, embed_dim=16)

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +16,9 @@ from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
 from elastic.serve.observer import Observer, Outcome
 from elastic.serve.payloads.inputs import Preparation
+from elastic.serve.resident import ResidentModel
 from elastic.serve.served import Served
-from tests.serve.conftest import write_tiny_run
+from tests.serve.conftest import service_of
 
 RELAXED = pb.Slo(latency_ms=60_000.0)
 
@@ -28,15 +29,18 @@ class QuietFiles(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def service(tiny_run: Path) -> EmbeddingService:
-    return EmbeddingService.load(ServeConfig(run=tiny_run))
+def service(tiny_model: ResidentModel, tiny_run: Path) -> Iterator[EmbeddingService]:
+    service = service_of(tiny_model, ServeConfig(run=tiny_run))
+    yield service
+    service.close()
 
 
 def embed(service: EmbeddingService, request: pb.EmbedRequest) -> pb.EmbedReply:
     return asyncio.run(service.embed(request, None))
 
 
-def test_a_served_embedding_equals_the_models_own(service: EmbeddingService, tiny_run: Path, png: bytes) -> None:
+def test_a_served_embedding_equals_the_models_own(tiny_run: Path, png: bytes) -> None:
+    service = EmbeddingService.load(ServeConfig(run=tiny_run))
     reply = embed(service, pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=RELAXED))
     encoder, manifest, tokenizer = load_model(tiny_run)
     image = Preparation(manifest.preprocess, tokenizer).prepare_one(png, "")
@@ -97,13 +101,15 @@ def test_tokens_are_counted_without_padding(service: EmbeddingService, png: byte
     assert image == 2 * 2 + 1  # patches and the class token
 
 
-def test_an_image_of_a_listed_host_is_embedded_like_its_bytes(tiny_run: Path, png: bytes, tmp_path: Path) -> None:
+def test_an_image_of_a_listed_host_is_embedded_like_its_bytes(
+    tiny_model: ResidentModel, tiny_run: Path, png: bytes, tmp_path: Path
+) -> None:
     (tmp_path / "a.png").write_bytes(png)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(tmp_path))) as files:
         Thread(target=files.serve_forever, args=(0.01,)).start()
         host = f"localhost:{files.server_address[1]}"
         allowed = (host, "127.0.0.0/8", "::1/128")
-        service = EmbeddingService.load(ServeConfig(run=tiny_run, image_url_allow=allowed))
+        service = service_of(tiny_model, ServeConfig(run=tiny_run, image_url_allow=allowed))
         inputs = [pb.Input(image_url=f"http://{host}/a.png"), pb.Input(image=png)]
         first, second = embed(service, pb.EmbedRequest(inputs=inputs, slo=RELAXED)).embeddings
         files.shutdown()
@@ -132,8 +138,8 @@ def test_a_stream_answers_every_request_and_survives_bad_ones(service: Embedding
     assert "inputs[0]" in replies[3].failure.message
 
 
-def test_a_stream_reads_no_more_than_its_share(tiny_run: Path) -> None:
-    service = EmbeddingService.load(ServeConfig(run=tiny_run, max_stream_requests=2))
+def test_a_stream_reads_no_more_than_its_share(tiny_model: ResidentModel, tiny_run: Path) -> None:
+    service = service_of(tiny_model, ServeConfig(run=tiny_run, max_stream_requests=2))
     num_read = 0
 
     async def requests() -> AsyncIterator[pb.EmbedStreamRequest]:
@@ -195,15 +201,10 @@ def test_the_canary_passes_and_closing_stops_it(service: EmbeddingService) -> No
         asyncio.run(service.canary())
 
 
-@pytest.fixture
-def other_run(tmp_path: Path) -> Path:
-    return write_tiny_run(tmp_path / "other", seed=1)
-
-
 def test_a_call_ends_on_the_model_it_began_with_and_the_next_gets_the_new_one(
-    service: EmbeddingService, other_run: Path, png: bytes
+    service: EmbeddingService, other_model: ResidentModel, other_run: Path, png: bytes
 ) -> None:
-    old, new = service.served, Served.load(ServeConfig(run=other_run), Observer())
+    old, new = service.served, Served.of(other_model, ServeConfig(run=other_run), Observer())
     request = pb.EmbedRequest(inputs=[pb.Input(image=png), pb.Input(text="a cat")], slo=RELAXED)
 
     async def call_and_swap() -> tuple[pb.EmbedReply, pb.EmbedReply]:
@@ -219,8 +220,10 @@ def test_a_call_ends_on_the_model_it_began_with_and_the_next_gets_the_new_one(
     assert first.embeddings[0].values_f32 != second.embeddings[0].values_f32
 
 
-def test_info_and_the_canary_are_those_of_the_new_model(service: EmbeddingService, other_run: Path) -> None:
-    new = Served.load(ServeConfig(run=other_run), Observer())
+def test_info_and_the_canary_are_those_of_the_new_model(
+    service: EmbeddingService, other_model: ResidentModel, other_run: Path
+) -> None:
+    new = Served.of(other_model, ServeConfig(run=other_run), Observer())
     service.swap(new)
     assert (service.info().model_name, service.info().model_version) == ("other", new.version)
     assert asyncio.run(service.canary())
@@ -303,14 +306,16 @@ def secret(key_file: Path) -> str:
 
 
 @pytest.fixture
-def guarded(tiny_run: Path, key_file: Path, secret: str) -> EmbeddingService:
-    return EmbeddingService.load(ServeConfig(run=tiny_run, api_keys=key_file))
+def guarded(tiny_model: ResidentModel, tiny_run: Path, key_file: Path, secret: str) -> EmbeddingService:
+    return service_of(tiny_model, ServeConfig(run=tiny_run, api_keys=key_file))
 
 
 CAT = pb.EmbedRequest(inputs=[pb.Input(text="a cat")], slo=RELAXED)
 
 
-def test_observers_hear_which_key_a_request_was_sent_with(tiny_run: Path, key_file: Path, secret: str) -> None:
+def test_observers_hear_which_key_a_request_was_sent_with(
+    tiny_model: ResidentModel, tiny_run: Path, key_file: Path, secret: str
+) -> None:
     class Keys(Observer):
         def __init__(self) -> None:
             self.heard: list[str | None] = []
@@ -319,7 +324,7 @@ def test_observers_hear_which_key_a_request_was_sent_with(tiny_run: Path, key_fi
             self.heard.append(outcome.key)
 
     keys = Keys()
-    service = EmbeddingService.load(ServeConfig(run=tiny_run, api_keys=key_file), [keys])
+    service = service_of(tiny_model, ServeConfig(run=tiny_run, api_keys=key_file), [keys])
     asyncio.run(service.embed(CAT, FakeCaller(secret)))
     with pytest.raises(Unauthenticated):
         asyncio.run(service.embed(CAT, FakeCaller(None)))

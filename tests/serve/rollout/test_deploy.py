@@ -16,7 +16,6 @@ from elastic.serve.config import ServeConfig
 from elastic.serve.rollout.deploy import Candidate, Deployer, check_not_narrower
 from elastic.serve.rollout.follow import Following
 from elastic.serve.rollout.release import Release, Releases
-from tests.serve.conftest import write_tiny_run
 
 
 class Fleet:
@@ -56,11 +55,6 @@ class Fleet:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
     return Fleet(tmp_path / "releases")
-
-
-@pytest.fixture(scope="module")
-def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_run(tmp_path_factory.mktemp("runs") / "other", seed=1)
 
 
 @pytest.fixture
