@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.console import Console
@@ -137,8 +138,9 @@ def draw(
     at_s: Sequence[float], mib: Mapping[str, Sequence[float]], slopes: Mapping[str, Slope], options: Options
 ) -> Figure:
     """Each process's memory, as its distance from where it was at the end of the warm-up."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=[colormaps["tab20"](number) for number in range(20)])
     minutes = np.array(at_s) / 60
     first = int(np.searchsorted(at_s, options.warmup_share * at_s[-1]))
     for role, values in mib.items():

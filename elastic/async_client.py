@@ -47,7 +47,7 @@ class AsyncClient:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        num_attempts: int = 4,
+        num_attempts: int = 7,
         synchronised_clocks: bool = True,
         api_key: str | None = None,
         tls: Tls | None = None,

@@ -53,7 +53,7 @@ class Client:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        num_attempts: int = 4,
+        num_attempts: int = 7,
         synchronised_clocks: bool = True,
         api_key: str | None = None,
         tls: Tls | None = None,

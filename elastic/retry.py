@@ -17,7 +17,7 @@ class Retries:
     def __init__(
         self,
         *,
-        num_attempts: int = 4,
+        num_attempts: int = 7,
         first_pause_s: float = 0.02,
         longest_pause_s: float = 1.0,
         share: float = 0.1,

@@ -1,6 +1,7 @@
 """What the kernel says of a process and everything below it (Linux)."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -44,7 +45,8 @@ def tree(pid: int) -> list[Process]:
 def role(command: tuple[str, ...]) -> str:
     """What a command line is for."""
     if command[0].startswith("ray::"):
-        return command[0].removeprefix("ray::").split(":")[0].split()[0]
+        # Behind the class stand the deployment, or the method that runs now.
+        return re.split(r"[:.\s]", command[0].removeprefix("ray::"))[0]
     program = os.path.basename(command[0])
     if not program.startswith("python"):
         return program

@@ -45,6 +45,7 @@ def test_a_process_that_has_ended_is_not_there():
     ("command", "name"),
     [
         (("ray::ServeReplica:elastic:encoder",), "ServeReplica"),
+        (("ray::ServeController.listen_for_change",), "ServeController"),
         (("/opt/haproxy", "-db", "-f", "a.cfg"), "haproxy"),
         (("/usr/bin/python3", "-m", "elastic", "serve", "runs/a"), "elastic serve"),
         (("/usr/bin/python3", "-u", "/opt/ray/monitor.py", "--logs"), "monitor.py"),

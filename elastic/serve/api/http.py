@@ -4,6 +4,7 @@ It reads a request into the message that a gRPC call would have carried and hand
 those of `grpc.STATUS`, with the HTTP status of the table here. No ray: tests call the application in-process.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -32,6 +33,8 @@ from elastic.serve.api.service import EmbeddingService
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+BODY_S = 30.0
+"""How long the body of a request may take to arrive, however steadily it drips."""
 BASE64_GROWTH = 4 / 3
 """How much longer the same images are in JSON than in a gRPC message."""
 
@@ -161,8 +164,12 @@ async def _not_here(request: Request, error: Exception) -> Response:
 
 async def _read(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise RequestTooLarge("body", len(body), max_bytes)
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise RequestTooLarge("body", len(body), max_bytes)
+    except TimeoutError as error:
+        raise InvalidRequest("body", f"did not arrive within {BODY_S:g} s") from error
     return bytes(body)

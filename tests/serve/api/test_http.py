@@ -2,7 +2,7 @@ import asyncio
 import base64
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx2
@@ -87,6 +87,17 @@ def create(service: object, **arguments: object) -> openai.types.CreateEmbedding
             return await client.embeddings.create(**({"model": "m", "input": "a cat"} | arguments))  # type: ignore[arg-type]
 
     return asyncio.run(scenario())
+
+
+def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("elastic.serve.api.http.BODY_S", 0.01)
+    response = send(FakeService(), "POST", "/v1/embeddings", content=endless())
+    assert response.status_code == 400
+    assert "did not arrive within 0.01 s" in response.json()["error"]["message"]
 
 
 def test_every_error_class_is_in_the_table() -> None:
