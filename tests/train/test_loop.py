@@ -3,19 +3,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from elastic.checkpoint import TOKENIZER, latest_checkpoint, list_checkpoints, load_checkpoint, load_model
+from elastic.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint, load_model
 from elastic.data.feed import LocalFeed
-from elastic.data.tokenizer import Tokenizer
 from elastic.errors import ConfigError
-from elastic.profile.device import device_fingerprint
-from elastic.profile.provenance import collect
 from elastic.train.balance import Balancing
-from elastic.train.loop import STOP_FILE, run
+from elastic.train.loop import STOP_FILE
 from elastic.train.metrics import read_metrics
 from elastic.train.optim import is_held_back
-from elastic.train.preparation import check_data, dimensions, feed_config, make_tokenizer
-from elastic.train.record import Origin, write_record
+from elastic.train.preparation import check_data, dimensions
 from elastic.train.state import TrainState
+
+from .runs import losses, start, train
 
 
 class FailingFeed(LocalFeed):
@@ -30,28 +28,6 @@ class FailingFeed(LocalFeed):
             if number == self._num_batches:
                 raise KeyboardInterrupt
             yield batch
-
-
-def start(config, run_dir):
-    write_record(run_dir, config, Origin(recipe="tiny"), collect(device_fingerprint()))
-    make_tokenizer(config, check_data(config)).save(run_dir / TOKENIZER)
-
-
-def train(config, run_dir, feed_class=LocalFeed, *feed_arguments):
-    """Start the run or go on with it."""
-    if not run_dir.exists():
-        start(config, run_dir)
-    tokenizer = Tokenizer.load(run_dir / TOKENIZER)
-
-    def open_feed(weights):
-        return feed_class(feed_config(config, tokenizer, weights), *feed_arguments)
-
-    return run(config, run_dir, torch.device("cpu"), open_feed)
-
-
-def losses(run_dir):
-    timing = {"step_s", "images_per_s", "data_wait_fraction"}
-    return [{name: value for name, value in record.items() if name not in timing} for record in read_metrics(run_dir)]
 
 
 def assert_same_state(first, second):

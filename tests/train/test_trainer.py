@@ -1,4 +1,8 @@
-"""Real runs on Ray: two workers, killed, stopped, resumed, and compared with a run that nothing happened to."""
+"""Real runs on Ray: two workers, killed, stopped and resumed.
+
+They are compared with two workers that never heard of Ray and to which nothing happened. Every start of training on
+Ray takes tens of seconds on two cores, so there are as few as can be.
+"""
 
 import os
 import shutil
@@ -13,11 +17,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.serving.processes import tree
 from elastic.checkpoint import latest_checkpoint, load_checkpoint, load_model
+from elastic.data.feed import LocalFeed
 from elastic.errors import CheckpointError, ConfigError, DataError
 from elastic.train.command import Train
-from elastic.train.metrics import read_metrics
+from elastic.train.config import TrainConfig
+from elastic.train.loop import STOP_FILE
 from elastic.train.trainer import fit
+
+from ..workers import WORLD_SIZE
+from .runs import losses, start, train
 
 pytestmark = [
     pytest.mark.ray,
@@ -26,7 +36,7 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*deprecated:DeprecationWarning:ray\."),
 ]
 
-STEPS = 100
+STEPS = 60
 START = "import sys; from elastic.train.command import Train; Train.parse(sys.argv[1:], prog='elastic train').run()"
 
 
@@ -36,7 +46,8 @@ def arguments(drawings: Path) -> list[str]:
         "--steps": STEPS,
         "--checkpoint-every": 10,
         "--log-every": 5,
-        "--num-workers": 2,
+        "--num-workers": WORLD_SIZE,
+        "--num-threads": 1,
     }
     return ["debug", *(str(word) for pair in flags.items() for word in pair)]
 
@@ -54,9 +65,9 @@ def step_of(run_dir: Path) -> int:
     return 0 if newest is None else int(newest.name.removeprefix("step_"))
 
 
-def losses(run_dir: Path) -> list[dict[str, float]]:
-    timing = {"step_s", "images_per_s", "data_wait_fraction"}
-    return [{name: value for name, value in record.items() if name not in timing} for record in read_metrics(run_dir)]
+def train_part(rank: int, config: TrainConfig, run_dir: Path) -> int:
+    """What each of two workers runs without Ray."""
+    return train(config, run_dir, LocalFeed, rank, WORLD_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +76,11 @@ def config(drawings):
 
 
 @pytest.fixture(scope="module")
-def straight(config, local_ray, tmp_path_factory):
-    """A run that nothing happened to."""
+def straight(config, two_workers, tmp_path_factory):
+    """A run without Ray, that nothing happened to."""
     run_dir = tmp_path_factory.mktemp("runs") / "straight"
-    assert fit(config, run_dir) == STEPS
+    start(config, run_dir)
+    assert two_workers.run(train_part, config, run_dir) == [STEPS] * WORLD_SIZE
     return run_dir
 
 
@@ -79,9 +91,11 @@ def killed(drawings, tmp_path_factory):
     command = [sys.executable, "-c", START, *arguments(drawings), "--run-dir", str(run_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: step_of(run_dir) > 0 or process.poll() is not None)
+    workers = [below.pid for below in tree(process.pid) if below.role == "RayTrainWorker"]
     process.kill()
     process.wait()
-    time.sleep(5)  # Ray's processes notice within seconds that the one that started them is gone
+    wait_for(lambda: not any(tree(worker) for worker in workers))
+    assert len(workers) == WORLD_SIZE
     assert 0 < step_of(run_dir) < STEPS
     return run_dir
 
@@ -133,28 +147,30 @@ def test_a_killed_and_stopped_run_has_the_losses_of_one_that_was_neither(straigh
     assert losses(resumed) == losses(straight)
 
 
-def test_a_finished_run_holds_the_model(straight):
-    encoder, manifest, tokenizer = load_model(straight)
+def test_a_finished_run_holds_the_model(resumed):
+    encoder, manifest, tokenizer = load_model(resumed)
     assert manifest.provenance["step"] == STEPS
     assert encoder.space.embed_dims == (8, 16)
     assert tokenizer is not None
 
 
-def test_two_workers_train_as_one_does(config, straight, local_ray, tmp_path):
-    alone = replace(config, num_workers=1, num_threads=1)
-    fit(alone, tmp_path / "alone")
+def test_two_workers_train_as_one_does(config, straight, tmp_path):
+    alone = replace(config, num_workers=1)
+    start(alone, tmp_path / "alone")
+    (tmp_path / "alone" / STOP_FILE).touch()  # at the first record
+    assert train(alone, tmp_path / "alone") == config.log_every
     one, two = losses(tmp_path / "alone")[0], losses(straight)[0]
     assert one.keys() == two.keys()
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)  # sums in another order, over the first steps
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-2)
 
 
-def test_sharded_workers_end_what_whole_ones_began(config, straight, local_ray, tmp_path):
+def test_sharded_workers_end_what_whole_ones_began(config, straight, two_workers, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(straight, run_dir)
     shutil.rmtree(latest_checkpoint(run_dir))
     assert step_of(run_dir) == STEPS - config.checkpoint_every
-    assert fit(replace(config, parallel="fsdp"), run_dir, resume=True) == STEPS
+    assert two_workers.run(train_part, replace(config, parallel="fsdp"), run_dir) == [STEPS] * WORLD_SIZE
     for found, expected in zip(losses(run_dir), losses(straight), strict=True):
         assert found == pytest.approx(expected, rel=1e-3)
     delivered, wanted = (load_model(path)[0].state_dict() for path in (run_dir, straight))
@@ -162,12 +178,12 @@ def test_sharded_workers_end_what_whole_ones_began(config, straight, local_ray, 
         torch.testing.assert_close(delivered[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: name + text)
 
 
-def test_a_run_that_exists_is_not_started_over(config, straight, local_ray):
+def test_a_run_that_exists_is_not_started_over(config, straight):
     with pytest.raises(CheckpointError, match="--resume"):
         fit(config, straight)
 
 
-def test_another_config_is_not_resumed(config, straight, local_ray):
+def test_another_config_is_not_resumed(config, straight):
     with pytest.raises(ConfigError, match="started with"):
         fit(replace(config, seed=1), straight, resume=True)
 
