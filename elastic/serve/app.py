@@ -223,7 +223,8 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
         graceful_shutdown_timeout_s=config.drain_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=1.0,
-        logging_config={"enable_access_log": False},
+        # Serve writes an access log line at INFO and throws it away afterwards, for every request.
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(EncoderReplica))
     serve.run(deployment.bind(config, releases.folder), name=APP_NAME, route_prefix="/")
     session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]

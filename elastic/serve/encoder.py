@@ -6,6 +6,7 @@ is in `api`.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,12 +39,19 @@ from elastic.serve.served import Served
 from elastic.serve.telemetry.instruments import replica_metrics, replica_records
 from elastic.serve.telemetry.logs import log_as_json
 
+SWITCH_S = 0.0005
+"""How long a thread keeps the interpreter's lock when another asks for it, a tenth of Python's default.
+
+The event loop gives the lock away whenever it reads or writes a socket, and then waits for a thread that decodes.
+"""
+
 
 class EncoderReplica:
     """Answers embedding and health calls; ready once every submodel has run."""
 
     def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
         torch.set_num_threads(config.num_threads)
+        sys.setswitchinterval(SWITCH_S)
         log_as_json()
         releases = Releases(releases_folder)
         release = releases.published()
