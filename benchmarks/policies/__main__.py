@@ -2,7 +2,7 @@
 
 - simulated: three shapes of arrivals at several loads, one replica, batches as long as was measured;
 - optimum: the best that knowing everything beforehand could do, on instances small enough to solve exactly;
-- live: the same policies in `elastic serve` on this machine, an open-loop client beside it;
+- live: the same policies in `elastic serve` on this machine, an open-loop client beside it, with a ViT-S/16;
 - calibration: the very arrivals of the live part through the simulator, and the difference.
 
     python -m benchmarks.policies                     # everything; about 25 minutes on two quiet cores
@@ -18,13 +18,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.policies import live, report, simulated
+from benchmarks.policies import larger, live, report, simulated
 from benchmarks.serving.server import elastic_serve
 from elastic.checkpoint import MANIFEST, Manifest, resolve_run
 from elastic.profile.device import device_fingerprint
@@ -42,8 +43,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "policies.json"
 DOCS = ROOT / "docs" / "policies"
 PARTS = ("simulated", "optimum", "live")
 SHAPES = ("poisson", "bursty", "accelerating")
-QUIET_RATE = 20.0
-"""Requests per second at which the server around the model is measured."""
+QUIET_LOAD = 0.2
+"""At which the server around the model is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,24 +60,22 @@ class Options:
     """Of the simulation."""
     duration_s: float = 10.0
     """Of each simulated trace."""
-    live_rates: tuple[float, ...] = (150.0, 450.0)
-    """Requests per second that are sent to the server."""
-    live_slo_ms: float = 40.0
+    live_loads: tuple[float, ...] = (0.5, 1.3)
+    """Of the server, over what the largest submodel of `larger` can just serve."""
+    live_objectives: float = 5.0
+    """Latency objective of the live part, in calls of the largest submodel for one image."""
     live_shape: str = "bursty"
-    live_seeds: int = 3
-    live_duration_s: float = 12.0
+    live_seeds: int = 2
+    live_duration_s: float = 15.0
 
 
 def main(options: Options) -> None:
     """Run the parts, write the results, the report and the plot."""
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    fleet = measured_fleet()
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for part in options.parts:
-            results[part] = {"simulated": _simulated, "optimum": _optimum, "live": _live}[part](
-                options, fleet, progress
-            )
+            results[part] = {"simulated": _simulated, "optimum": _optimum, "live": _live}[part](options, progress)
             results[part] |= {"options": asdict(options), "provenance": asdict(collect(device_fingerprint()))}
             RESULTS.write_text(json.dumps(results, indent=None, separators=(",", ":")) + "\n", encoding="utf-8")
     DOCS.mkdir(exist_ok=True)
@@ -85,9 +84,8 @@ def main(options: Options) -> None:
     print(text)
 
 
-def measured_fleet() -> Fleet:
-    """One replica of the bundled model, from this machine's table."""
-    run = resolve_run(None)
+def measured_fleet(run: Path) -> Fleet:
+    """One replica of a model, from this machine's table."""
     latency = load_latency(run, device_fingerprint())
     fronts = build_fronts(
         latency, load_quality(run), {"image": Manifest.from_json(run / MANIFEST).encoder.space}, ServeConfig(run=run)
@@ -96,7 +94,8 @@ def measured_fleet() -> Fleet:
     return Fleet(fronts=fronts, times=times, policy=LookaheadPolicy)
 
 
-def _simulated(options: Options, fleet: Fleet, progress: Progress) -> dict[str, Any]:
+def _simulated(options: Options, progress: Progress) -> dict[str, Any]:
+    fleet = measured_fleet(resolve_run(None))
     front = fleet.fronts["image"]
     cells = [
         simulated.Cell(
@@ -111,7 +110,8 @@ def _simulated(options: Options, fleet: Fleet, progress: Progress) -> dict[str, 
     return {"rows": rows, "capacity": simulated.capacity(front), "slo_ms": simulated.objective_ms(front)}
 
 
-def _optimum(options: Options, fleet: Fleet, progress: Progress) -> dict[str, Any]:
+def _optimum(options: Options, progress: Progress) -> dict[str, Any]:
+    fleet = measured_fleet(resolve_run(None))
     task = progress.add_task("optimum", total=len(options.loads))
     rows: list[dict[str, object]] = []
     for load in options.loads:
@@ -120,24 +120,28 @@ def _optimum(options: Options, fleet: Fleet, progress: Progress) -> dict[str, An
     return {"rows": rows}
 
 
-def _live(options: Options, fleet: Fleet, progress: Progress) -> dict[str, Any]:
-    run = resolve_run(None)
-    traffic = live.Traffic(
-        shape=options.live_shape,
-        rates=options.live_rates,
-        slo_ms=options.live_slo_ms,
-        seeds=options.live_seeds,
-        duration_s=options.live_duration_s,
-    )
-    with elastic_serve(run, "--policy", "static=largest") as server:
-        fitted = live.fit(server.address, fleet, QUIET_RATE, options.live_slo_ms)
-    task = progress.add_task("live", total=len(options.policies) * len(traffic.rates) * traffic.seeds)
-    seen: list[dict[str, object]] = []
-    for policy in options.policies:
-        with elastic_serve(run, "--policy", policy) as server:
-            seen += live.run(server.address, policy, traffic, lambda: progress.advance(task))
-    beside = [row for policy in options.policies for row in live.simulate_same(fleet, fitted, policy, traffic)]
-    return {"rows": seen, "beside": beside, "fit": asdict(fitted)}
+def _live(options: Options, progress: Progress) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        run = larger.write_run(Path(folder) / "vit_small")
+        fleet = measured_fleet(run)
+        front = fleet.fronts["image"]
+        capacity, slo_ms = simulated.capacity(front), options.live_objectives * front.levels[-1].batch_ms[0]
+        traffic = live.Traffic(
+            shape=options.live_shape,
+            rates=[load * capacity for load in options.live_loads],
+            slo_ms=slo_ms,
+            seeds=options.live_seeds,
+            duration_s=options.live_duration_s,
+        )
+        with elastic_serve(run, "--policy", "static=largest") as server:
+            fitted = live.fit(server.address, fleet, QUIET_LOAD * capacity, slo_ms)
+        task = progress.add_task("live", total=len(options.policies) * len(traffic.rates) * traffic.seeds)
+        seen: list[dict[str, object]] = []
+        for policy in options.policies:
+            with elastic_serve(run, "--policy", policy) as server:
+                seen += live.run(server.address, policy, traffic, lambda: progress.advance(task))
+        beside = [row for policy in options.policies for row in live.simulate_same(fleet, fitted, policy, traffic)]
+    return {"rows": seen, "beside": beside, "fit": asdict(fitted), "rates": traffic.rates, "slo_ms": slo_ms}
 
 
 def _text(results: dict[str, Any]) -> str:
@@ -161,8 +165,8 @@ def _text(results: dict[str, Any]) -> str:
         parts += [report.optimum_table(part["rows"])]
     if part := results.get("live"):
         options = part["options"]
-        for rate in options["live_rates"]:
-            what = f"{options['live_shape']}, {rate:.0f} requests/s, {options['live_slo_ms']:g} ms"
+        for rate, load in zip(part["rates"], options["live_loads"], strict=True):
+            what = f"{options['live_shape']}, {rate:.1f} requests/s ({load:g} of the largest), {part['slo_ms']:.0f} ms"
             parts += ["", f"## Live: {what}", "", report.live_table(part["rows"], rate)]
             parts += ["", f"### The simulator beside it: {what}", ""]
             parts += [report.calibration_table(part["rows"], part["beside"], rate)]
@@ -180,9 +184,9 @@ def _panels(results: dict[str, Any]) -> dict[str, Sequence[report.Row]]:
                 rows = [row for row in part["rows"] if (row["shape"], row["load"]) == (shape, load)]
                 panels[f"simulated: {shape}, load {load:g}"] = rows
     if part := results.get("live"):
-        for rate in part["options"]["live_rates"]:
+        for rate, load in zip(part["rates"], part["options"]["live_loads"], strict=True):
             rows = [row for row in part["rows"] if row["rate"] == rate]
-            panels[f"live: {part['options']['live_shape']}, {rate:.0f}/s"] = rows
+            panels[f"live: {part['options']['live_shape']}, load {load:g}"] = rows
     return panels
 
 
