@@ -66,7 +66,7 @@ class Options:
     """Latency objective of the live part, in calls of the largest submodel for one image."""
     live_shape: str = "bursty"
     live_seeds: int = 2
-    live_duration_s: float = 15.0
+    live_duration_s: float = 12.0
 
 
 def main(options: Options) -> None:
