@@ -125,6 +125,8 @@ def environment(config: ServeConfig, scratch: Path, replica_ports: range) -> dic
         # Ray listens on every interface and runs the code that it is sent; so it takes it only with a secret of ours.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray lets its workers give way to every other process, 15 steps of niceness; here they are what answers.
+        "RAY_worker_niceness": "0",
         # HAProxy in front of the replicas: unlike Serve's own proxy it runs no Python, and it binds `host`.
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         # One event loop per replica is enough: the model and decoding have threads of their own.

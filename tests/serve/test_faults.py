@@ -21,7 +21,7 @@ import pytest
 
 from benchmarks.faults.connections import GARBAGE, HALF_OPEN, closed_after_s
 from benchmarks.faults.mutations import INTERNALS, examples, send_mutated
-from benchmarks.serving.processes import replicas
+from benchmarks.serving.processes import HAPROXY, REPLICA, replicas, tree
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.channel import open_channel
 from elastic.client import AsyncClient, Client, Embedding
@@ -79,6 +79,12 @@ def ended(address: str, method: str, *messages: bytes) -> tuple[grpc.StatusCode,
             assert isinstance(error, grpc.Call)
             return error.code(), error.details() or ""
     return grpc.StatusCode.OK, ""
+
+
+def test_replicas_and_haproxy_give_way_to_no_other_process(running: ServerProcess) -> None:
+    answering = [process.pid for process in tree(running.process.pid) if process.role in (REPLICA, HAPROXY)]
+    assert len(answering) >= NUM_REPLICAS + 1
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in answering} == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream", "Info"])
