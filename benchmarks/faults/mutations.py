@@ -16,6 +16,8 @@ from elastic.channel import open_aio_channel
 SERVICE, HEALTH = "/elastic.v1.EmbeddingService", "/grpc.health.v1.Health"
 CONCURRENCY = 8
 TIMEOUT_S = 30.0
+CUT_OFF = "Internal error from Core"
+"""What grpc.aio's client calls a stream that the server ends, for whatever reason, while the client still sends."""
 INTERNALS = re.compile(
     r"Traceback|File \"|\.py\b|site-packages|/home/|/root/|/tmp/|<class|\bobject at|0x[0-9a-f]{6,}|\b\w+Error\b"
     r"|\bray\.|\btorch\b|\bgrpc\._|google\.protobuf|\bNoneType\b",
@@ -28,13 +30,13 @@ class Answers:
     """What became of many calls."""
 
     codes: Counter[str] = field(default_factory=Counter)
-    """By the name of the gRPC status."""
+    """By the name of the gRPC status; CUT_OFF where the client has not learned it."""
     leaks: list[str] = field(default_factory=list)
     """Status messages that show something of the server's inside."""
 
     def add(self, code: grpc.StatusCode, message: str) -> None:
         """Count one."""
-        self.codes[code.name] += 1
+        self.codes["CUT_OFF" if message == CUT_OFF else code.name] += 1
         if INTERNALS.search(message):
             self.leaks.append(message)
 
