@@ -34,7 +34,7 @@ from elastic.messages import (
     stream_input,
 )
 from elastic.quantise import Dtype, Output
-from elastic.retry import Retries
+from elastic.retry import NUM_ATTEMPTS, Retries
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ class AsyncClient:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        num_attempts: int = 7,
+        num_attempts: int = NUM_ATTEMPTS,
         synchronised_clocks: bool = True,
         api_key: str | None = None,
         tls: Tls | None = None,

@@ -38,7 +38,7 @@ from elastic.messages import (
     stream_input,
 )
 from elastic.quantise import Dtype, Output
-from elastic.retry import Retries
+from elastic.retry import NUM_ATTEMPTS, Retries
 
 __all__ = ["DEFAULT_ADDRESS", "GRACE_MS", "AsyncClient", "Client", "Embedding", "Output", "Tls", "Vector"]
 
@@ -53,7 +53,7 @@ class Client:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        num_attempts: int = 7,
+        num_attempts: int = NUM_ATTEMPTS,
         synchronised_clocks: bool = True,
         api_key: str | None = None,
         tls: Tls | None = None,

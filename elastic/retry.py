@@ -10,6 +10,9 @@ import random
 import threading
 from collections.abc import Callable
 
+NUM_ATTEMPTS = 7
+"""Up to 1.3 s of pauses: until a lost server has been noticed by what stands in front of it."""
+
 
 class Retries:
     """What one client may repeat; safe to share between threads."""
@@ -17,7 +20,7 @@ class Retries:
     def __init__(
         self,
         *,
-        num_attempts: int = 7,
+        num_attempts: int = NUM_ATTEMPTS,
         first_pause_s: float = 0.02,
         longest_pause_s: float = 1.0,
         share: float = 0.1,

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.serving.claims import write_quality
 from elastic.checkpoint import Manifest, save_model
 from elastic.model.config import EncoderConfig, Preprocess, VisionConfig
 from elastic.model.encoder import Encoder
-from elastic.profile.device import device_fingerprint
 from elastic.profile.latency import LatencyConfig, measure
-from elastic.profile.provenance import collect
-from elastic.profile.store import LATENCY, QUALITY
-from elastic.profile.tables import QualityRow, QualityTable
-from elastic.select import TASK_OF
+from elastic.profile.store import LATENCY
 from elastic.submodel import Space, Submodel
 
 TIMM_NAME = "vit_small_patch16_224"
@@ -41,7 +38,7 @@ def write_run(folder: Path) -> Path:
     save_model(folder, encoder, Manifest(encoder=config, preprocess=Preprocess(image_size=config.vision.image_size)))
     chosen = candidates(encoder.space)
     measure(encoder, MEASURED, submodels={"image": chosen}).save(folder / LATENCY)
-    QualityTable([_row(encoder.space, one) for one in chosen], collect(device_fingerprint())).save(folder / QUALITY)
+    write_quality(folder, encoder.space, {submodel: recall(encoder.space, submodel) for submodel in chosen})
     return folder
 
 
@@ -59,16 +56,3 @@ def recall(space: Space, submodel: Submodel) -> float:
     """What is claimed of a submodel: the paper's granularities, and lines between them."""
     share = sum(submodel.ffn_dims) / sum(space.full.ffn_dims)
     return float(np.interp(share, list(PAPER_RECALL), list(PAPER_RECALL.values())))
-
-
-def _row(space: Space, submodel: Submodel) -> QualityRow:
-    return QualityRow(
-        task=TASK_OF["image"],
-        query_submodel=submodel,
-        index_submodel=space.full,
-        embed_dim=space.full_embed_dim,
-        domain="mean",
-        recall_at_1=recall(space, submodel),
-        mmp_at_5=0.0,
-        num_queries=1,
-    )

@@ -16,17 +16,14 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from benchmarks.serving.claims import write_quality
 from elastic.checkpoint import Manifest, load_model, resolve_run, save_model
 from elastic.data.decode import decode
 from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.model.config import EncoderConfig, Preprocess, VisionConfig
 from elastic.model.encoder import Encoder
-from elastic.profile.device import device_fingerprint
 from elastic.profile.latency import LatencyConfig, measure
-from elastic.profile.provenance import collect
-from elastic.profile.store import LATENCY, QUALITY
-from elastic.profile.tables import QualityRow, QualityTable
-from elastic.select import TASK_OF
+from elastic.profile.store import LATENCY
 from elastic.serve.resident import ResidentModel
 
 TOP_QUALITY, OTHER_QUALITY = 1.0, 0.5
@@ -102,21 +99,7 @@ def _write_tables(model: Model, encoder: Encoder, run: Path) -> None:
     sizes = tuple(2**power for power in range(model.max_batch_size.bit_length()))
     config = LatencyConfig(batch_sizes=sizes, rounds=5, warmup_rounds=1, max_s=10.0)
     measure(encoder, config, submodels={"image": ends}).save(run / LATENCY)
-    rows = [
-        QualityRow(
-            task=TASK_OF["image"],
-            query_submodel=submodel,
-            index_submodel=encoder.space.full,
-            embed_dim=width,
-            domain="mean",
-            recall_at_1=TOP_QUALITY if submodel == encoder.space.full else OTHER_QUALITY,
-            mmp_at_5=0.0,
-            num_queries=1,
-        )
-        for submodel in ends
-        for width in encoder.space.embed_dims
-    ]
-    QualityTable(rows, collect(device_fingerprint())).save(run / QUALITY)
+    write_quality(run, encoder.space, dict(zip(ends, (OTHER_QUALITY, TOP_QUALITY), strict=True)))
 
 
 def draw_images(pixels: int, count: int = 16) -> list[bytes]:

@@ -1,8 +1,8 @@
 """One submodel as a single call that runs outside of Python: what is served, and so what is profiled.
 
-Called from Python, a small model spends a third of its time in the interpreter. It also gives the interpreter's lock
-away in every operation and has to wait for it afterwards, for as long as the event loop and the decoding threads of
-the same process keep it. A trace does neither: it is one call that holds no lock.
+Called from Python, a small model spends much of its time in the interpreter. It also gives the interpreter's lock away
+in every operation and has to wait for it afterwards, for as long as the event loop and the decoding threads of the
+same process keep it. A trace does neither: it is one call that holds no lock (`benchmarks/traced.py` measures both).
 
 TorchScript is deprecated in favour of `torch.compile` and `torch.export`. Neither does this: the former compiles C++
 for minutes on the machine that serves and still enters Python at every call, the latter's graphs are run by Python, or
@@ -81,6 +81,13 @@ def _trace(
     with torch.inference_mode(), autocast, _as_meant():
         traced = torch.jit.trace(_Call(encoder, call).eval(), examples, check_trace=False)
     return cast(Callable[..., Tensor], traced)
+
+
+TRACES: dict[str, Callable[[Encoder, Submodel, str], Callable[..., Tensor]]] = {
+    "image": trace_images,
+    "text": trace_texts,
+}
+"""By modality."""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import Tensor
 from elastic.errors import ConfigError
 from elastic.model.config import IMAGE_CHANNELS
 from elastic.model.encoder import Encoder
-from elastic.model.traced import trace_images, trace_texts
+from elastic.model.traced import TRACES
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.profile.tables import LatencyRow, LatencyTable, Modality
@@ -90,9 +90,8 @@ def measure(
     generator = torch.Generator().manual_seed(config.seed)
     calls: dict[Cell, Callable[[], np.ndarray]] = {}
     for modality, chosen in (submodels or default_submodels(encoder)).items():
-        trace = trace_images if modality == "image" else trace_texts
         for submodel in chosen:
-            embed = trace(encoder, submodel, config.dtype)
+            embed = TRACES[modality](encoder, submodel, config.dtype)
             for batch_size in config.batch_sizes:
                 inputs = _inputs(encoder, modality, batch_size, generator)
                 calls[modality, submodel, batch_size] = partial(_to_numpy, embed, inputs)

@@ -1,6 +1,5 @@
 """The resident model: one set of weights in memory, every submodel an argument of the call."""
 
-import gc
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from elastic.checkpoint import WEIGHTS, Manifest, load_model
 from elastic.data.tokenizer import Tokenizer
 from elastic.model.encoder import Encoder
-from elastic.model.traced import trace_images, trace_texts
+from elastic.model.traced import TRACES
 from elastic.profile.tables import Modality
 from elastic.submodel import Space, Submodel
 
@@ -82,8 +81,6 @@ class ResidentModel:
         for submodel in submodels:
             for size in batch_sizes:
                 self.compute(modality, submodel, [self.example(modality)] * size)
-        # Tracing left cycles that hold the weights, and a replica exempts what it started with from collection.
-        gc.collect()
 
     def is_sane(self) -> bool:
         """Whether the smallest submodel still answers a fixed input as it did the first time."""
@@ -94,8 +91,7 @@ class ResidentModel:
 
     def _call(self, modality: Modality, submodel: Submodel) -> Callable[..., Tensor]:
         if (modality, submodel) not in self._calls:
-            trace = trace_images if modality == "image" else trace_texts
-            self._calls[modality, submodel] = trace(self.encoder, submodel, self._dtype)
+            self._calls[modality, submodel] = TRACES[modality](self.encoder, submodel, self._dtype)
         return self._calls[modality, submodel]
 
 

@@ -3,6 +3,7 @@
 Everything that belongs to one run and must change together when another run takes its place.
 """
 
+import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -49,6 +50,9 @@ class Served:
         fronts = load_fronts(model, config)
         for modality, front in fronts.items():
             model.warm_up(modality, [level.submodel for level in front.levels], (1, front.max_batch_size))
+        model.is_sane()  # the canary's submodel, and what it answers
+        # Tracing leaves cycles that hold the weights, and a replica exempts what it started with from collection.
+        gc.collect()
         engine = Engine(
             fronts,
             model.compute,
