@@ -140,9 +140,7 @@ class Decoder(nn.Module):
         turn = self._rotation(hidden, cache)
         mask = None if cache is None else cache.visible(count)
         for index in range(self.config.depth) if layers is None else layers:
-            block = self.model.layers[index]
-            hidden = hidden + block.self_attn(block.input_layernorm(hidden), turn, mask, cache, index)
-            hidden = hidden + block.mlp(block.post_attention_layernorm(hidden), submodel.ffn_dims[index])
+            hidden = self.model.layers[index](hidden, submodel.ffn_dims[index], turn, mask, cache, index)
         return hidden
 
     def logits(self, hidden: Float[Tensor, "batch new width"]) -> Float[Tensor, "batch new vocab"]:
@@ -224,6 +222,18 @@ class _Block(nn.Module):
         self.mlp = _SwiGlu(config)
         self.input_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch new width"],
+        ffn_dim: int,
+        turn: tuple[Tensor, Tensor],
+        mask: Bool[Tensor, "batch 1 new seen"] | None,
+        cache: KvCache | None,
+        layer: int,
+    ) -> Float[Tensor, "batch new width"]:
+        x = x + self.self_attn(self.input_layernorm(x), turn, mask, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x), ffn_dim)
 
 
 class _Attention(nn.Module):

@@ -14,7 +14,7 @@ def new_cache(batch: int = 2, slots: int = 8) -> KvCache:
 
 def tokens(*values: float) -> torch.Tensor:
     """Keys of one head whose features all are the given value, one row of tokens per sequence of two."""
-    return torch.tensor(values).reshape(2, 1, -1, 1).expand(-1, -1, -1, 2)
+    return torch.tensor(values, dtype=torch.float32).reshape(2, 1, -1, 1).expand(-1, -1, -1, 2)
 
 
 def test_new_tokens_stand_behind_the_old():

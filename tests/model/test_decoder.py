@@ -64,7 +64,10 @@ def llama(config: DecoderConfig, ffn_dim: int) -> nn.Module:
         CONFIG,
         replace(CONFIG, tied=False, num_kv_heads=4),
         replace(CONFIG, attention_bias=True, mlp_bias=True, rope_theta=5e5),
-        replace(CONFIG, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 16)),
+        replace(
+            CONFIG,
+            rope_scaling=RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_tokens=16),
+        ),
     ],
     ids=["tied", "untied", "biased", "stretched"],
 )
