@@ -161,11 +161,12 @@ class Decoder(nn.Module):
         if cache is not None:
             starts = cache.lengths[:1] if cache.is_even else cache.lengths
             positions = positions + torch.tensor(starts, device=device)[:, None]
-        angles = positions[:, None, :, None] * self._frequencies(device)
+        angles = positions[:, None, :, None] * self.frequencies(device)
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos().to(hidden.dtype), angles.sin().to(hidden.dtype)
 
-    def _frequencies(self, device: torch.device) -> Float[Tensor, " half"]:
+    def frequencies(self, device: torch.device) -> Float[Tensor, " half"]:
+        """Radians per position of every pair of features that rotary positions turn."""
         # Computed anew, in float32: as a buffer it would follow the weights into bfloat16 and lose positions.
         config = self.config
         exponents = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32) / config.head_dim

@@ -10,7 +10,7 @@ hold a copy of the weights for each submodel. Should TorchScript go, this file i
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -56,20 +56,32 @@ def trace_texts(encoder: Encoder, submodel: Submodel, dtype: str = "float32") ->
 
 
 class _Call(nn.Module):
-    """A function of an encoder as a module, so that the trace holds its weights as they are and not as constants.
+    """A function of weights as a module, so that the trace holds them as they are and not as constants.
 
     Graphs live as long as the process, and constants with them; the weights of a module leave memory with it. They are
     buffers of one flat module here, because TorchScript takes four times as long to wrap every layer as to trace.
     """
 
-    def __init__(self, encoder: Encoder, call: Callable[..., Tensor]) -> None:
+    def __init__(self, call: Callable[..., Tensor], weights: Iterable[Tensor]) -> None:
         super().__init__()
         self.call = call
-        for index, weight in enumerate([*encoder.parameters(), *encoder.buffers()]):
+        for index, weight in enumerate(weights):
             self.register_buffer(f"weight_{index}", weight)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.call(*inputs)
+
+
+def record(
+    call: Callable[..., Tensor], weights: Iterable[Tensor], examples: tuple[Tensor, ...]
+) -> Callable[..., Tensor]:
+    """A function of tensors as one call outside of Python, recorded with `examples`.
+
+    `weights` are all tensors that it reads besides its arguments; the recording shares their memory. What it decides
+    by numbers of Python stays decided. To be called under `torch.inference_mode`.
+    """
+    with torch.inference_mode(), _as_meant():
+        return cast(Callable[..., Tensor], torch.jit.trace(_Call(call, weights).eval(), examples, check_trace=False))
 
 
 def _trace(
@@ -77,10 +89,8 @@ def _trace(
 ) -> Callable[..., Tensor]:
     assert not encoder.training, "the encoder must be in eval mode"
     # Without the cache of casts: a cast that was made before the trace began would be missing in it.
-    autocast = torch.autocast(examples[0].device.type, torch.bfloat16, enabled=dtype != "float32", cache_enabled=False)
-    with torch.inference_mode(), autocast, _as_meant():
-        traced = torch.jit.trace(_Call(encoder, call).eval(), examples, check_trace=False)
-    return cast(Callable[..., Tensor], traced)
+    with torch.autocast(examples[0].device.type, torch.bfloat16, enabled=dtype != "float32", cache_enabled=False):
+        return record(call, [*encoder.parameters(), *encoder.buffers()], examples)
 
 
 TRACES: dict[str, Callable[[Encoder, Submodel, str], Callable[..., Tensor]]] = {

@@ -1,0 +1,1 @@
+"""MatLM: a nested language model that drafts for itself."""
