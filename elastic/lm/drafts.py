@@ -56,7 +56,6 @@ class DraftConfig:
 
     def build(self, decoder: Decoder, target: Submodel) -> "Draft":
         """The draft for one target."""
-        self.check(decoder)
         device = decoder.model.embed_tokens.weight.device
         words = None if self.vocabulary is None else torch.tensor(self.vocabulary, device=device)
         layers = tuple(range(decoder.config.depth)) if self.layers is None else self.layers
@@ -115,7 +114,13 @@ class Draft:
 class OwnCacheDraft(Draft):
     """Keeps its own keys and values; also what a draft of other weights would have to do."""
 
-    def __init__(self, decoder: Decoder, submodel: Submodel, layers: Sequence[int], words: Tensor | None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        submodel: Submodel,
+        layers: Sequence[int] | None = None,
+        words: Int[Tensor, " words"] | None = None,
+    ) -> None:
         super().__init__(Reader(decoder, submodel, layers, vocabulary=words), decoder.config.vocab_size, words)
         self._decoder, self._submodel, self._layers = decoder, submodel, layers
         self._cache: KvCache

@@ -143,6 +143,7 @@ class Generator:
         Raises:
             InvalidRequest: a prompt is empty, holds tokens that do not exist, or leaves too little room; or a submodel
                 is not one of the decoder's.
+            ConfigError: the draft has blocks or tokens that the decoder has not.
         """
         self._check(prompts, config)
         if seeds is None:
@@ -185,6 +186,8 @@ class Generator:
 
     def _check(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> None:
         self.decoder.space.check(self.target_of(config))
+        if config.draft is not None:
+            config.draft.check(self.decoder)
         if not prompts:
             raise InvalidRequest("prompts", "none were given")
         for row, prompt in enumerate(prompts):
