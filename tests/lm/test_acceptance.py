@@ -42,7 +42,7 @@ def test_the_tokens_of_a_round_have_the_target_s_joint_distribution():
     p_next, p_last = table(NEXT_P), table(LAST_P)
     for accepted in range(3):
         rows = found.counts == accepted
-        tokens = [one[rows], two[rows]][:accepted] + [found.following[rows]]
+        tokens = [*[one[rows], two[rows]][:accepted], found.following[rows]]
         for path in itertools.product(range(3), repeat=accepted + 1):
             weight = torch.stack([column == token for column, token in zip(tokens, path, strict=True)]).all(0).sum()
             mass = weight.double() / count

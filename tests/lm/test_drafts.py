@@ -77,7 +77,6 @@ def test_verification_starts_behind_the_blocks_that_the_draft_ran_whole(decoder:
     torch.testing.assert_close(found[:, :2], expected[:, :2], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-5)
     assert found[0, 2].isnan().all(), "the last token has yet to go through every block"
-    torch.testing.assert_close(cache.keys[1:], expected_cache.keys[1:], rtol=0, atol=1e-5, equal_nan=True)
 
 
 def test_a_short_vocabulary_is_spread_over_all_tokens(decoder: Decoder):
