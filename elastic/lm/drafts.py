@@ -11,7 +11,8 @@ compute twice.
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -194,6 +195,11 @@ class PrefixDraft(Draft):
         cache.rewind(starts)
         hidden, self._hidden = torch.cat(self._hidden, dim=1), []
         return self._target_rest(hidden, cache)
+
+
+def most_frequent(tokens: Iterable[int], count: int) -> tuple[int, ...]:
+    """The tokens that occur most often, ascending; fewer than `count` if there are no more."""
+    return tuple(sorted(token for token, _ in Counter(tokens).most_common(count)))
 
 
 def read_prompts(

@@ -128,7 +128,7 @@ class Generator:
         self.decoder, self.clock = decoder, clock
         self._targets: dict[Submodel, Reader] = {}
         self._drafts: dict[tuple[Submodel, DraftConfig], Draft] = {}
-        self._policies: dict[tuple[Submodel, DraftConfig, Sampling, int], AdaptiveGamma] = {}
+        self._policies: dict[tuple[Submodel, DraftConfig, bool, int], AdaptiveGamma] = {}
 
     def generate(
         self, prompts: Sequence[Sequence[int]], config: GenerationConfig, seeds: Sequence[int] | None = None
@@ -177,7 +177,7 @@ class Generator:
             return FixedGamma(0)
         if config.gamma != "auto":
             return FixedGamma(config.gamma)
-        key = (self.target_of(config), config.draft, config.sampling, batch)
+        key = (self.target_of(config), config.draft, config.sampling.is_greedy, batch)
         return self._policies.setdefault(key, AdaptiveGamma())
 
     def target_of(self, config: GenerationConfig) -> Submodel:
@@ -219,6 +219,7 @@ class Generation(Iterator[Step]):
         self._finished: list[Finish | None] = [None] * len(prompts)
         self._active = list(range(len(prompts)))
         self._rounds: Rounds | None = None
+        self._policy = generator.policy(config, len(prompts))
 
     def __next__(self) -> Step:
         """Run one round; ends when all sequences have."""
@@ -231,13 +232,13 @@ class Generation(Iterator[Step]):
                 self._rounds = self._read_prompts()
             if len(active) < len(self._active):
                 self._rounds.keep([self._active.index(row) for row in active])
+                self._policy = self._generator.policy(self._config, len(active))
             self._active = active
-            policy = self._generator.policy(self._config, len(active))
-            gamma = min(policy.choose(), max(self._remaining[row] for row in active) - 1)
+            gamma = min(self._policy.choose(), max(self._remaining[row] for row in active) - 1)
             round_begin_s = self._generator.clock()
             found = self._rounds.run(gamma)
         end_s = self._generator.clock()
-        policy.observe(gamma, found.num_accepted, end_s - round_begin_s)
+        self._policy.observe(gamma, found.num_accepted, end_s - round_begin_s)
         return self._step(gamma, found, end_s - begin_s)
 
     def stop(self, row: int) -> None:
@@ -250,7 +251,7 @@ class Generation(Iterator[Step]):
         generator, config = self._generator, self._config
         target, draft, device = generator.target(config), generator.draft(config), generator.device
         longest = max(map(len, self._prompts))
-        spare = generator.policy(config, len(self._prompts)).limit if len(self._prompts) > 1 else 0
+        spare = self._policy.limit if len(self._prompts) > 1 else 0
         cache = generator.decoder.new_cache(len(self._prompts), longest - 1 + config.max_new_tokens + spare)
         # Shorter rows are filled up behind their end. What that writes is cut off again and never read.
         rows = [[*prompt[:-1], *[0] * (longest - len(prompt))] for prompt in self._prompts]

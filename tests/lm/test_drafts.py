@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elastic.errors import ConfigError, InvalidRequest
-from elastic.lm.drafts import Draft, DraftConfig, OwnCacheDraft, PrefixDraft, read_prompts
+from elastic.lm.drafts import Draft, DraftConfig, OwnCacheDraft, PrefixDraft, most_frequent, read_prompts
 from elastic.model.cache import KvCache
 from elastic.model.decoder import Decoder
 from elastic.model.reader import Reader
@@ -89,6 +89,11 @@ def test_a_short_vocabulary_is_spread_over_all_tokens(decoder: Decoder):
     assert spread.shape == (2, 128)
     assert spread[:, [32, 101, 97]].sum() == spread.sum()
     assert spread[1, 97] == pytest.approx(0.7)
+
+
+def test_the_most_frequent_tokens_are_counted():
+    assert most_frequent([5, 3, 5, 9, 9, 5, 2, 9], 2) == (5, 9)
+    assert most_frequent([5, 3], 9) == (3, 5)
 
 
 def test_the_kind_follows_from_the_configuration(decoder: Decoder):
