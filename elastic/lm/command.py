@@ -27,8 +27,8 @@ COMPARED_ROUNDS = 3
 class Generate:
     """Continue a prompt with a language model, token by token as they come.
 
-    A smaller submodel drafts some tokens, the target checks them in one pass: the text is the target's own, only sooner.
-    Ends with a line on what the drafts brought.
+    A smaller submodel drafts some tokens, the target checks them in one pass: the text is the target's own, only
+    sooner. Ends with a line on what the drafts brought.
 
     Example: elastic generate runs/matlm --prompt "The history of" --temperature 0.8 --compare
     """
@@ -75,7 +75,7 @@ class Generate:
         decoder, manifest, tokenizer = load_matlm(self.run_dir)
         generator = Generator(decoder.to(self.device).requires_grad_(False))
         text = self._text()
-        prompt = tokenizer.encode(text).ids
+        prompt = tokenizer.encode(text).ids or list(manifest.eos_token_ids[:1])  # a text begins where one has ended
         config = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             sampling=Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p),

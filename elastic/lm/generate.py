@@ -47,8 +47,8 @@ class GenerationConfig:
     """Tokens that end a sequence; they are given out."""
     target: Submodel | None = None
     """Whose distribution the tokens have; the full model if left out."""
-    draft: DraftConfig | None = None
-    """What proposes tokens; nothing if left out: plain decoding."""
+    draft: DraftConfig | Draft | None = None
+    """What proposes tokens: made of the decoder's own weights, or made already; nothing if left out: plain decoding."""
     gamma: int | Literal["auto"] = "auto"
     """Tokens that are drafted at a time. `auto`: what is fastest by what is measured, nothing if drafts do not pay."""
 
@@ -128,7 +128,7 @@ class Generator:
         self.decoder, self.clock = decoder, clock
         self._targets: dict[Submodel, Reader] = {}
         self._drafts: dict[tuple[Submodel, DraftConfig], Draft] = {}
-        self._policies: dict[tuple[Submodel, DraftConfig, bool, int], AdaptiveGamma] = {}
+        self._policies: dict[tuple[Submodel, DraftConfig | Draft, bool, int], AdaptiveGamma] = {}
 
     def generate(
         self, prompts: Sequence[Sequence[int]], config: GenerationConfig, seeds: Sequence[int] | None = None
@@ -164,8 +164,8 @@ class Generator:
 
     def draft(self, config: GenerationConfig) -> Draft | None:
         """What proposes."""
-        if config.draft is None:
-            return None
+        if not isinstance(config.draft, DraftConfig):
+            return config.draft
         key = (self.target_of(config), config.draft)
         if key not in self._drafts:
             self._drafts[key] = config.draft.build(self.decoder, key[0])
@@ -186,7 +186,7 @@ class Generator:
 
     def _check(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> None:
         self.decoder.space.check(self.target_of(config))
-        if config.draft is not None:
+        if isinstance(config.draft, DraftConfig):
             config.draft.check(self.decoder)
         if not prompts:
             raise InvalidRequest("prompts", "none were given")

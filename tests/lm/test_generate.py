@@ -1,5 +1,6 @@
 """Speculative decoding is plain decoding, only in other steps: for every kind of draft, batch and end."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 import transformers
 
 from elastic.errors import ConfigError, ElasticError, InvalidRequest
-from elastic.lm.drafts import DraftConfig
+from elastic.lm.drafts import DraftConfig, OwnCacheDraft
 from elastic.lm.generate import Generation, GenerationConfig, Generator
 from elastic.lm.sampling import Sampling
 from elastic.model.decoder import Decoder
@@ -117,6 +118,16 @@ def test_greedy_tokens_are_those_of_transformers(
             tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=16, do_sample=False, pad_token_id=0
         )
         assert found[0, len(prompt) :].tolist() == continuation
+
+
+def test_other_weights_can_draft_too(decoder: Decoder, generator: Generator, prompts: list[list[int]]):
+    other = copy.deepcopy(decoder)
+    for parameter in other.parameters():
+        parameter.mul_(1.02)
+    config = replace(CONFIG, draft=OwnCacheDraft(other, SMALL), gamma=3)
+    found, rate = continue_in_batches(generator, prompts[:40], config, 4)
+    assert found == continue_in_batches(generator, prompts[:40], CONFIG, 4)[0]
+    assert 0.05 < rate < 0.95
 
 
 def test_a_draft_that_is_the_target_is_always_accepted(generator: Generator, prompts: list[list[int]]):
