@@ -1,1 +1,1 @@
-"""MatLM: a nested language model that drafts for itself."""
+"""MatLM: nested language models, from text to generated tokens."""

@@ -14,7 +14,6 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -79,7 +78,7 @@ class Draft:
     def __init__(self, reader: Reader, vocab_size: int, words: Int[Tensor, " words"] | None = None) -> None:
         self._reader, self._vocab_size, self._words = reader, vocab_size, words
 
-    def start(self, prompts: Int[Tensor, "batch longest"], lengths: Sequence[int], num_slots: int) -> Self:
+    def start(self, prompts: Int[Tensor, "batch longest"], lengths: Sequence[int], num_slots: int) -> "Draft":
         """One for a batch whose target's cache holds the first tokens of each row, as many as `lengths` says."""
         return copy.copy(self)
 
@@ -127,7 +126,7 @@ class OwnCacheDraft(Draft):
         self._cache: KvCache
         self._unread: Tensor
 
-    def start(self, prompts: Int[Tensor, "batch longest"], lengths: Sequence[int], num_slots: int) -> Self:
+    def start(self, prompts: Int[Tensor, "batch longest"], lengths: Sequence[int], num_slots: int) -> "Draft":
         """Read the prompts into a cache of its own."""
         started = copy.copy(self)
         started._cache = self._decoder.new_cache(len(prompts), num_slots)
@@ -174,7 +173,7 @@ class PrefixDraft(Draft):
         self._target_rest = Reader(decoder, target, range(prefix, decoder.config.depth), embeds=False)
         self._hidden: list[Tensor] = []
 
-    def start(self, prompts: Int[Tensor, "batch longest"], lengths: Sequence[int], num_slots: int) -> Self:
+    def start(self, prompts: Int[Tensor, "batch longest"], lengths: Sequence[int], num_slots: int) -> "Draft":
         """One with nothing remembered."""
         started = copy.copy(self)
         started._hidden = []

@@ -9,7 +9,7 @@ Source: Leviathan et al. (arXiv 2211.17192) section 3.4, there with verification
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from statistics import median
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 MAX_GAMMA = 16
 """Most tokens that are drafted at a time."""
@@ -23,10 +23,15 @@ WORTHWHILE = 1.02
 """Least predicted speed-up at which drafts are made."""
 WINDOW = 15
 """Latest rounds of each length whose median time counts."""
+REFRESH_EVERY = 8
+"""Rounds after which the choice is thought over."""
+FORGET_AFTER = 512
+"""Rounds after which the times of a length that was not drafted since count no more."""
 DECAY = 0.98
 """Weight of earlier rounds in the acceptance rate, per round."""
 
 
+@runtime_checkable
 class GammaPolicy(Protocol):
     """Decides before each round, and is told afterwards what came of it."""
 
@@ -65,8 +70,9 @@ class AdaptiveGamma:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
+        self._latest: dict[int, int] = {}
         self._accepted = self._tested = 0.0
-        self._rounds = 0
+        self._rounds = self._best = 0
 
     @property
     def acceptance_rate(self) -> float:
@@ -77,18 +83,27 @@ class AdaptiveGamma:
         """The best length; now and then another one, to see whether it still is."""
         if self._rounds < NUM_FIRST_ROUNDS or not self._seconds[0]:
             return 0
-        if self._rounds < 2 * NUM_FIRST_ROUNDS or self._tested == 0:
+        if self._rounds < 2 * NUM_FIRST_ROUNDS or not self._tested:
             return PROBE_GAMMA
-        best = max(range(MAX_GAMMA + 1), key=self.predict)
-        if self.predict(best) < WORTHWHILE:
-            best = 0
+        if self._rounds % REFRESH_EVERY == 0 or self._rounds == 2 * NUM_FIRST_ROUNDS:
+            self._best = self._find_best()
         if self._rounds % PROBE_EVERY == 0:
-            return 0 if best else PROBE_GAMMA
-        return best
+            return 0 if self._best else PROBE_GAMMA
+        return self._best
+
+    def _find_best(self) -> int:
+        for length in [length for length, latest in self._latest.items() if length and self._is_old(latest)]:
+            del self._latest[length], self._seconds[length]
+        best = max(range(MAX_GAMMA + 1), key=self.predict)
+        return best if self.predict(best) >= WORTHWHILE else 0
+
+    def _is_old(self, latest: int) -> bool:
+        return self._rounds - latest > FORGET_AFTER
 
     def observe(self, gamma: int, num_accepted: Sequence[int], seconds: float) -> None:
         """Take in a round."""
         self._rounds += 1
+        self._latest[gamma] = self._rounds
         self._seconds[gamma].append(seconds)
         if gamma:
             accepted = sum(num_accepted)

@@ -146,9 +146,8 @@ class Generator:
             ConfigError: the draft has blocks or tokens that the decoder has not.
         """
         self._check(prompts, config)
-        if seeds is None:
-            seeds = np.random.SeedSequence(config.seed).generate_state(len(prompts), np.uint64).tolist()
-        return Generation(self, prompts, config, seeds)
+        drawn = np.random.SeedSequence(config.seed).generate_state(len(prompts), np.uint64)
+        return Generation(self, prompts, config, drawn.tolist() if seeds is None else seeds)
 
     @property
     def device(self) -> torch.device:

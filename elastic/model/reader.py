@@ -5,13 +5,13 @@ of one submodel once and records the operations on them, as `elastic.model.trace
 decoder's own weights and copies none of them, but for the rows of a head that scores only some tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from elastic.model.cache import KvCache
 from elastic.model.decoder import Decoder
@@ -49,14 +49,14 @@ class Reader:
             vocabulary: The tokens that get logits, in this order; all if left out.
         """
         self._config = decoder.config
-        self._embedding = decoder.model.embed_tokens.weight.detach()
         self._embeds, self._scores = embeds, scores
-        head = decoder.lm_head.weight.detach()
+        weights = decoder.state_dict()  # shares their memory
+        head = weights["lm_head.weight"]
         self._head = head if vocabulary is None else head[vocabulary]
-        self._norm = decoder.model.norm.weight.detach()
+        self._embedding, self._norm = weights["model.embed_tokens.weight"], weights["model.norm.weight"]
         self._frequencies = decoder.frequencies(head.device)
         indices = range(decoder.config.depth) if layers is None else layers
-        self._layers = [_bind(decoder, index, submodel.ffn_dims[index]) for index in indices]
+        self._layers = [_bind(weights, index, submodel.ffn_dims[index]) for index in indices]
         self._recorded: dict[tuple[bool, bool], Callable[..., Tensor]] = {}
 
     def __call__(self, x: Tensor, cache: KvCache) -> Float[Tensor, "batch new features"]:
@@ -115,7 +115,7 @@ class Reader:
             for weights in (layer.query, layer.key, layer.value)
         )
         queries, keys = _rotate(queries, *turn), _rotate(keys, *turn)
-        keys, values = slots.write(layer.index, keys.squeeze(2), values.squeeze(2))
+        keys, values = slots.write(layer.place, keys.squeeze(2), values.squeeze(2))
         group = self._config.num_heads // heads
         mask = slots.mask if slots.mask is None or group == 1 else slots.mask.repeat(1, 1, group, 1)
         out = F.scaled_dot_product_attention(queries.flatten(2, 3), keys, values, attn_mask=mask)
@@ -126,7 +126,7 @@ class Reader:
 class _Layer(NamedTuple):
     """The weights of one block, cut to a submodel."""
 
-    index: int
+    place: int
     norm: Tensor
     query: Affine
     key: Affine
@@ -152,7 +152,7 @@ class _Slots:
         self.keys, self.values, self.positions, self.seen, self.is_even = keys, values, positions, seen, is_even
         self.mask: Tensor | None = None
         if not (is_even and is_single):
-            slots = torch.arange(seen, device=keys.device)  # pyright: ignore[reportArgumentType]
+            slots = torch.arange(keys.shape[3], device=keys.device)[:seen]
             self.mask = slots <= positions[:, None, :, None]  # [1 or batch, 1, new, seen]
         self._rows = torch.arange(keys.shape[1], device=keys.device)[:, None]
 
@@ -172,24 +172,24 @@ def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
 
 
-def _bind(decoder: Decoder, index: int, ffn_dim: int) -> _Layer:
-    block = decoder.model.layers[index]
-    attention, mlp = block.self_attn, block.mlp
-    down, bias = _affine(mlp.down_proj)
+def _bind(weights: Mapping[str, Tensor], index: int, ffn_dim: int) -> _Layer:
+    """One block's weights by their names in a checkpoint, as they stand in memory."""
+    of_block = f"model.layers.{index}."
+
+    def affine(name: str, rows: int | None = None) -> Affine:
+        bias = weights.get(f"{of_block}{name}.bias")
+        return weights[f"{of_block}{name}.weight"][:rows], None if bias is None else bias[:rows]
+
+    down, bias = affine("mlp.down_proj")
     return _Layer(
-        index=index,
-        norm=block.input_layernorm.weight.detach(),
-        query=_affine(attention.q_proj),
-        key=_affine(attention.k_proj),
-        value=_affine(attention.v_proj),
-        out=_affine(attention.o_proj),
-        ffn_norm=block.post_attention_layernorm.weight.detach(),
-        gate=_affine(mlp.gate_proj, ffn_dim),
-        up=_affine(mlp.up_proj, ffn_dim),
+        place=index,
+        norm=weights[f"{of_block}input_layernorm.weight"],
+        query=affine("self_attn.q_proj"),
+        key=affine("self_attn.k_proj"),
+        value=affine("self_attn.v_proj"),
+        out=affine("self_attn.o_proj"),
+        ffn_norm=weights[f"{of_block}post_attention_layernorm.weight"],
+        gate=affine("mlp.gate_proj", ffn_dim),
+        up=affine("mlp.up_proj", ffn_dim),
         down=(down[:, :ffn_dim], bias),
     )
-
-
-def _affine(linear: nn.Linear, rows: int | None = None) -> Affine:
-    """The first rows, as they stand in memory."""
-    return linear.weight.detach()[:rows], None if linear.bias is None else linear.bias.detach()[:rows]

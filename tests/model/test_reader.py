@@ -15,6 +15,7 @@ CONFIG = DecoderConfig(
     vocab_size=50, width=32, depth=3, num_heads=4, num_kv_heads=4, head_dim=8, ffn_dims=(16, 32, 64, 128), max_tokens=64
 )
 MIXED = Submodel((16, 64, 128))
+STRETCHED = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_tokens=16)
 
 
 def build(config: DecoderConfig = CONFIG) -> Decoder:
@@ -36,7 +37,7 @@ def draw(batch: int, length: int) -> torch.Tensor:
         replace(CONFIG, num_kv_heads=2),
         replace(CONFIG, num_kv_heads=1, tied=False),
         replace(CONFIG, attention_bias=True, mlp_bias=True),
-        replace(CONFIG, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 16)),
+        replace(CONFIG, rope_scaling=STRETCHED),
     ],
     ids=["plain", "grouped", "untied", "biased", "stretched"],
 )
