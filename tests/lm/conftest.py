@@ -12,13 +12,13 @@ TEXT = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="session")
-def text() -> torch.Tensor:
+def letters() -> torch.Tensor:
     """Bytes of a text, below 128."""
     return torch.tensor([byte for byte in TEXT.read_bytes() if byte < 128])
 
 
 @pytest.fixture(scope="session")
-def decoder(text: torch.Tensor) -> Decoder:
+def taught(letters: torch.Tensor) -> Decoder:
     """Three blocks of width 32, four granularities, trained in turn for two hundred steps."""
     torch.manual_seed(0)
     config = DecoderConfig(
@@ -28,8 +28,8 @@ def decoder(text: torch.Tensor) -> Decoder:
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-2)
     submodels = list(decoder.space.granularities.values())
     for step in range(200):
-        starts = torch.randint(len(text) - 49, (16,))
-        rows = torch.stack([text[start : start + 49] for start in starts])
+        starts = torch.randint(len(letters) - 49, (16,))
+        rows = torch.stack([letters[start : start + 49] for start in starts])
         logits = decoder(rows[:, :-1], submodels[step % len(submodels)])
         F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()).backward()
         optimizer.step()
@@ -38,9 +38,9 @@ def decoder(text: torch.Tensor) -> Decoder:
 
 
 @pytest.fixture(scope="session")
-def prompts(text: torch.Tensor) -> list[list[int]]:
-    """Two hundred pieces of the text, of one to twenty tokens."""
+def prompts(letters: torch.Tensor) -> list[list[int]]:
+    """Two hundred pieces of it, of one to twenty tokens."""
     generator = torch.Generator().manual_seed(1)
-    starts = torch.randint(len(text) - 20, (200,), generator=generator).tolist()
+    starts = torch.randint(len(letters) - 20, (200,), generator=generator).tolist()
     lengths = torch.randint(1, 21, (200,), generator=generator).tolist()
-    return [text[start : start + length].tolist() for start, length in zip(starts, lengths, strict=True)]
+    return [letters[start : start + length].tolist() for start, length in zip(starts, lengths, strict=True)]

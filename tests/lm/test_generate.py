@@ -52,8 +52,8 @@ def continue_in_batches(
 
 
 @pytest.fixture(scope="module")
-def generator(decoder: Decoder) -> Generator:
-    return Generator(decoder)
+def generator(taught: Decoder) -> Generator:
+    return Generator(taught)
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def plain(generator: Generator, prompts: list[list[int]]) -> list[list[int]]:
 
 
 def test_plain_decoding_is_the_best_token_of_the_whole_text_again_and_again(
-    decoder: Decoder, prompts: list[list[int]], plain: list[list[int]]
+    taught: Decoder, prompts: list[list[int]], plain: list[list[int]]
 ):
     for prompt, continuation in list(zip(prompts, plain, strict=True))[:20]:
         tokens = list(prompt)
         for _ in range(CONFIG.max_new_tokens):
-            tokens.append(int(decoder(torch.tensor([tokens]), FULL)[0, -1].argmax()))
+            tokens.append(int(taught(torch.tensor([tokens]), FULL)[0, -1].argmax()))
         assert tokens[len(prompt) :] == continuation
 
 
@@ -93,9 +93,9 @@ def test_greedy_tokens_do_not_depend_on_how_many_are_drafted(
 
 
 def test_greedy_tokens_are_those_of_transformers(
-    decoder: Decoder, generator: Generator, prompts: list[list[int]], plain: list[list[int]]
+    taught: Decoder, generator: Generator, prompts: list[list[int]], plain: list[list[int]]
 ):
-    config = decoder.config
+    config = taught.config
     llama = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=config.vocab_size,
@@ -113,7 +113,7 @@ def test_greedy_tokens_are_those_of_transformers(
             eos_token_id=None,
         )
     ).eval()
-    llama.load_state_dict(decoder.state_dict())
+    llama.load_state_dict(taught.state_dict())
     for prompt, continuation in list(zip(prompts, plain, strict=True))[:40]:
         tokens = torch.tensor([prompt])
         found = llama.generate(
@@ -122,8 +122,8 @@ def test_greedy_tokens_are_those_of_transformers(
         assert found[0, len(prompt) :].tolist() == continuation
 
 
-def test_other_weights_can_draft_too(decoder: Decoder, generator: Generator, prompts: list[list[int]]):
-    other = copy.deepcopy(decoder)
+def test_other_weights_can_draft_too(taught: Decoder, generator: Generator, prompts: list[list[int]]):
+    other = copy.deepcopy(taught)
     for parameter in other.parameters():
         parameter.mul_(1.02)
     config = replace(CONFIG, draft=OwnCacheDraft(other, SMALL), gamma=3)
@@ -199,7 +199,7 @@ def test_two_generations_can_take_turns(generator: Generator, prompts: list[list
 
 
 @pytest.mark.parametrize("kind", ["shared_cache", "own_cache", "fewer_words"])
-def test_sampled_tokens_have_the_target_s_joint_distribution(kind: str, decoder: Decoder, generator: Generator):
+def test_sampled_tokens_have_the_target_s_joint_distribution(kind: str, taught: Decoder, generator: Generator):
     """Total variation of two tokens, on the few that top-k leaves, from 20,000 draws."""
     sampling, prompt, count = Sampling(temperature=0.9, top_k=4), [116, 104], 20_000
     config = GenerationConfig(max_new_tokens=2, sampling=sampling, draft=DRAFTS[kind], gamma=1)
@@ -210,9 +210,9 @@ def test_sampled_tokens_have_the_target_s_joint_distribution(kind: str, decoder:
         for first, second in collect(generation, count // 4):
             found[first, second] += 1 / count
         rate += generation.statistics.acceptance_rate / 4
-    first = sampling.probabilities(decoder(torch.tensor([prompt]), FULL)[0, -1])
+    first = sampling.probabilities(taught(torch.tensor([prompt]), FULL)[0, -1])
     each = torch.cat([torch.tensor([prompt]).expand(128, -1), torch.arange(128)[:, None]], dim=1)
-    expected = first[:, None] * sampling.probabilities(decoder(each, FULL)[:, -1])
+    expected = first[:, None] * sampling.probabilities(taught(each, FULL)[:, -1])
     # Of an n-fold draw E|f - p| <= sqrt(p (1 - p) / n) for each cell, and half their sum is the distance's mean bound;
     # it exceeds its mean by t with probability <= exp(-2 n t^2): 0.02 once in nine million.
     bound = (expected * (1 - expected) / count).sqrt().sum() / 2 + 0.02
@@ -241,9 +241,9 @@ def test_counts_add_up(generator: Generator, prompts: list[list[int]]):
     assert counts.tokens_per_s == pytest.approx(320 / sum(step.seconds for step in steps))
 
 
-def test_time_is_taken_from_the_generator_s_clock(decoder: Decoder, prompts: list[list[int]]):
+def test_time_is_taken_from_the_generator_s_clock(taught: Decoder, prompts: list[list[int]]):
     ticks = iter(range(10**6))
-    generation = Generator(decoder, clock=lambda: float(next(ticks))).generate(prompts[:1], CONFIG)
+    generation = Generator(taught, clock=lambda: float(next(ticks))).generate(prompts[:1], CONFIG)
     assert {step.seconds for step in generation} == {generation.statistics.seconds / CONFIG.max_new_tokens}
 
 

@@ -28,16 +28,16 @@ def _inference():
         yield
 
 
-def begin(decoder: Decoder, config: DraftConfig | None, sampling: Sampling) -> Rounds:
+def begin(taught: Decoder, config: DraftConfig | None, sampling: Sampling) -> Rounds:
     lengths = [len(prompt) - 1 for prompt in PROMPTS]
     longest = max(lengths)
     tokens = torch.tensor([[*prompt[:-1], *[0] * (longest - len(prompt) + 1)] for prompt in PROMPTS])
-    cache = decoder.new_cache(len(PROMPTS), num_slots=64)
-    read_prompts(decoder, FULL, tokens, lengths, cache)
-    draft = None if config is None else config.build(decoder, FULL).start(tokens, lengths, 64)
+    cache = taught.new_cache(len(PROMPTS), num_slots=64)
+    read_prompts(taught, FULL, tokens, lengths, cache)
+    draft = None if config is None else config.build(taught, FULL).start(tokens, lengths, 64)
     pending = torch.tensor([prompt[-1:] for prompt in PROMPTS])
     chances = Chances([1, 2, 3], torch.device("cpu"))
-    return Rounds(Reader(decoder, FULL), draft, cache, pending, sampling, chances, clock=lambda: 0.0)
+    return Rounds(Reader(taught, FULL), draft, cache, pending, sampling, chances, clock=lambda: 0.0)
 
 
 def committed(cache: KvCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -49,8 +49,8 @@ def committed(cache: KvCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0, top_k=20)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("kind", DRAFTS)
-def test_every_committed_slot_holds_the_target_s_keys_and_values(kind: str, sampling: Sampling, decoder: Decoder):
-    rounds = begin(decoder, DRAFTS[kind], sampling)
+def test_every_committed_slot_holds_the_target_s_keys_and_values(kind: str, sampling: Sampling, taught: Decoder):
+    rounds = begin(taught, DRAFTS[kind], sampling)
     rows, accepted = [list(prompt) for prompt in PROMPTS], set()
     for gamma in (3, 4, 1, 5, 2, 4):
         found = rounds.run(gamma)
@@ -58,16 +58,16 @@ def test_every_committed_slot_holds_the_target_s_keys_and_values(kind: str, samp
         for row, tokens in zip(rows, found.tokens, strict=True):
             row += tokens
         for row, (keys, values) in zip(rows, committed(rounds.cache), strict=True):
-            cache = decoder.new_cache(num_slots=64)
-            decoder(torch.tensor([row[:-1]]), FULL, cache)
+            cache = taught.new_cache(num_slots=64)
+            taught(torch.tensor([row[:-1]]), FULL, cache)
             assert keys.shape[2] == len(row) - 1, "all but the pending token"
             torch.testing.assert_close(keys, cache.keys[:, 0, :, : len(row) - 1], rtol=0, atol=1e-5)
             torch.testing.assert_close(values, cache.values[:, 0, :, : len(row) - 1], rtol=0, atol=1e-5)
     assert len(accepted) > 2, "otherwise nothing was ragged"
 
 
-def test_a_round_without_drafted_tokens_brings_one_of_each_sequence(decoder: Decoder):
-    rounds = begin(decoder, None, Sampling())
+def test_a_round_without_drafted_tokens_brings_one_of_each_sequence(taught: Decoder):
+    rounds = begin(taught, None, Sampling())
     before = list(rounds.cache.lengths)
     found = rounds.run(0)
     assert [len(tokens) for tokens in found.tokens] == [1, 1, 1]
@@ -75,9 +75,9 @@ def test_a_round_without_drafted_tokens_brings_one_of_each_sequence(decoder: Dec
     assert rounds.cache.lengths == [length + 1 for length in before]
 
 
-def test_sequences_that_end_leave_the_others_as_they_were(decoder: Decoder):
+def test_sequences_that_end_leave_the_others_as_they_were(taught: Decoder):
     for config in DRAFTS.values():
-        whole, part = (begin(decoder, config, Sampling()) for _ in range(2))
+        whole, part = (begin(taught, config, Sampling()) for _ in range(2))
         whole.run(2)
         part.run(2)
         part.keep([2, 0])
@@ -88,19 +88,19 @@ def test_sequences_that_end_leave_the_others_as_they_were(decoder: Decoder):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_drafts_on_the_target_s_cache_need_no_memory_but_their_scratch_slots(
-    batch: int, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    batch: int, taught: Decoder, monkeypatch: pytest.MonkeyPatch
 ):
     caches: list[KvCache] = []
 
     def new_cache(batch: int = 1, num_slots: int | None = None) -> KvCache:
-        caches.append(Decoder.new_cache(decoder, batch, num_slots))
+        caches.append(Decoder.new_cache(taught, batch, num_slots))
         return caches[-1]
 
-    monkeypatch.setattr(decoder, "new_cache", new_cache)
+    monkeypatch.setattr(taught, "new_cache", new_cache)
     plain = GenerationConfig(max_new_tokens=8)
     gamma = 3
     for config in (plain, GenerationConfig(max_new_tokens=8, draft=DRAFTS["shared_cache"], gamma=gamma)):
-        for _ in Generator(decoder).generate(PROMPTS[:batch], config):
+        for _ in Generator(taught).generate(PROMPTS[:batch], config):
             pass
     assert len(caches) == 2
     slot_bytes = caches[0].num_bytes // caches[0].num_slots
