@@ -12,7 +12,7 @@ from rich.console import Console
 from elastic.errors import CheckpointError
 from elastic.recipes.find import RECIPES, find_recipe
 from elastic.train.config import TrainConfig
-from elastic.train.dry_run import dry_run
+from elastic.train.job import EncoderJob, Job
 from elastic.train.record import Origin, read_origin
 from elastic.train.trainer import fit
 
@@ -66,14 +66,19 @@ class Train:
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
         )
 
+    @property
+    def job(self) -> Job:
+        """What the config asks for."""
+        return EncoderJob(self.config)
+
     def run(self) -> None:
         """Train, or say what would be trained."""
         console = Console()
         if self.options.dry_run:
-            console.print(dry_run(self.config))
+            console.print(self.job.describe())
             return
         run_dir = self.options.run_dir or Path("runs") / self.config.name
-        done = fit(self.config, run_dir, resume=self.options.resume, address=self.options.address, origin=self.origin)
+        done = fit(self.job, run_dir, resume=self.options.resume, address=self.options.address, origin=self.origin)
         if done < self.config.steps:
             console.print(f"stopped after step {done} of {self.config.steps}; continue with:")
             console.print(f"  elastic train --resume --run-dir {run_dir}", soft_wrap=True)
@@ -92,7 +97,7 @@ def _recorded(run_dir: Path) -> tuple[str, list[str]]:
     """The recipe and the flags that a run was started with."""
     origin = read_origin(run_dir)
     if origin.recipe is None:
-        advice = "resume it there: elastic.train.trainer.fit(config, run_dir, resume=True)"
+        advice = "resume it there: elastic.train.trainer.fit(EncoderJob(config), run_dir, resume=True)"
         raise CheckpointError(str(run_dir), "was started from Python, without a recipe", advice)
     return origin.recipe, list(origin.arguments)
 

@@ -4,12 +4,11 @@ Every worker runs this with the same config; the default process group, if there
 rank 0 writes the run directory. Nothing here knows of Ray: `trainer` starts the workers.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -18,21 +17,16 @@ from elastic.checkpoint import TOKENIZER, Manifest, latest_checkpoint, load_chec
 from elastic.data.feed import Feed
 from elastic.data.tokenizer import Tokenizer
 from elastic.data.weights import Weights
-from elastic.errors import ConfigError
 from elastic.train.balance import Balancer
 from elastic.train.config import TrainConfig
+from elastic.train.ending import end_window
 from elastic.train.metrics import MetricLog
-from elastic.train.optim import learning_rate_at
 from elastic.train.preparation import balanced_streams, dimensions, open_validation, preprocess
-from elastic.train.record import read_record
+from elastic.train.record import provenance
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
 from elastic.train.submodels import SubmodelSampler
-from elastic.train.window import Window, num_workers, rank
-
-STOP_FILE = "stop"
-"""Its presence in the run directory asks the workers to save a checkpoint and return."""
-
+from elastic.train.window import Window, num_images, num_workers, rank
 
 OpenFeed: TypeAlias = Callable[[dict[int, Weights]], Feed]
 """Opens this worker's feed with the stream weights that were set before the run was interrupted."""
@@ -71,7 +65,7 @@ def _take_steps(state: TrainState, balancer: Balancer | None, feed: Feed, run_di
     sampler = SubmodelSampler(state.space, config.submodels, config.seed)
     done = state.step * config.accumulate
     batches = _started(feed.batches(done, config.num_batches - done))
-    window = Window()
+    window = Window(num_images)
     validation = open_validation(config) if rank() == 0 else None
     with MetricLog(run_dir, state.step) if rank() == 0 else nullcontext() as log:
         while state.step < config.steps:
@@ -103,21 +97,13 @@ def _started(batches: Iterator[Batch]) -> Iterator[Batch]:
     return chain(list(islice(batches, 1)), batches)
 
 
-def _close(window: Window, state: TrainState, feed: Feed, run_dir: Path) -> tuple[dict[str, float], bool]:
-    """The window's record, and whether the run is to stop, on all workers alike.
-
-    The stop request rides on the record's exchange between workers, so asking costs nothing and nobody is left
-    waiting for a worker that has stopped.
-    """
-    asked = rank() == 0 and (run_dir / STOP_FILE).exists()
-    record = window.close(stop=float(asked), broken_images=float(feed.num_broken_images))
-    stopping = record.pop("stop") > 0
+def _close(window: Window[Batch], state: TrainState, feed: Feed, run_dir: Path) -> tuple[dict[str, float], bool]:
+    """The window's record, and whether the run is to stop, on all workers alike."""
+    config, broken = state.config, float(feed.num_broken_images)
+    record, stopping = end_window(
+        window, run_dir, config.optim, step=state.step, steps=config.steps, broken_images=broken
+    )
     record["broken_images"] *= num_workers()
-    record["learning_rate"] = learning_rate_at(state.step - 1, state.config.steps, state.config.optim)
-    if not math.isfinite(record["loss"]) or not math.isfinite(record["grad_norm"]):
-        rate = state.config.optim.learning_rate
-        rule = f"the loss is {record['loss']} before step {state.step}: training diverged; lower the rate"
-        raise ConfigError("optim.learning_rate", rate, rule)
     return record, stopping
 
 
@@ -134,12 +120,7 @@ def _save(state: TrainState, balancer: Balancer | None, run_dir: Path, feed: Fee
         encoder=state.config.model,
         preprocess=preprocess(state.config),
         domains=feed.catalog.domains,
-        provenance={**_provenance(run_dir), "step": state.step, "seed": state.config.seed},
+        provenance={**provenance(run_dir), "step": state.step, "seed": state.config.seed},
     )
     tokenizer = None if state.config.model.text is None else Tokenizer.load(run_dir / TOKENIZER)
     save_model(run_dir, average, manifest, tokenizer)
-
-
-def _provenance(run_dir: Path) -> dict[str, Any]:
-    """What `run.json` says besides the config, which stays there."""
-    return {name: value for name, value in read_record(run_dir).items() if name != "config"}

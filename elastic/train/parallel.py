@@ -26,16 +26,9 @@ from elastic.train.window import num_workers, rank
 
 
 def share(learner: Learner, average: Encoder, parallel: Literal["ddp", "fsdp"], device: torch.device) -> nn.Module:
-    """The module to call in place of `learner`, whose gradients the workers of the default process group average.
-
-    DDP looks for unused parameters, which lets a step skip objectives that its stream does not feed. It also keeps
-    DDP from rearranging its buckets after the first step, which would change the order of sums and so make a resumed
-    run of three or more workers differ in the last bit.
-    """
-    if num_workers() == 1:
-        return learner
-    if parallel == "ddp":
-        return DistributedDataParallel(learner, find_unused_parameters=True)
+    """The module to call in place of `learner`, whose gradients the workers of the default process group average."""
+    if num_workers() == 1 or parallel == "ddp":
+        return replicate(learner)
     mesh = init_device_mesh(device.type, (num_workers(),))
     _shard_blocks(learner.encoder, mesh)
     _shard_blocks(average, mesh)
@@ -45,6 +38,16 @@ def share(learner: Learner, average: Encoder, parallel: Literal["ddp", "fsdp"], 
     for method in learner.entries:
         register_fsdp_forward_method(learner, method)
     return learner
+
+
+def replicate(learner: nn.Module) -> nn.Module:
+    """The module to call in place of `learner`, of which every worker keeps a whole copy (DDP); alone, itself.
+
+    DDP looks for unused parameters, which lets a step skip objectives that its stream does not feed. It also keeps
+    DDP from rearranging its buckets after the first step, which would change the order of sums and so make a resumed
+    run of three or more workers differ in the last bit.
+    """
+    return learner if num_workers() == 1 else DistributedDataParallel(learner, find_unused_parameters=True)
 
 
 def _shard_blocks(encoder: Encoder, mesh: DeviceMesh) -> None:

@@ -30,8 +30,10 @@ def duration(seconds: float) -> str:
 def summary(record: Record, steps: int) -> str:
     """One line: step, loss, speed, the share of time spent waiting for data, time left."""
     left = (steps - record["step"]) * record["step_s"]
+    speed = next(name for name in record if name.endswith("_per_s"))
     return (
-        f"step {record['step']}/{steps}  loss {record['loss']:.4f}  {record['images_per_s']:.0f} images/s  "
+        f"step {record['step']}/{steps}  loss {record['loss']:.4f}  "
+        f"{record[speed]:.0f} {speed.removesuffix('_per_s')}/s  "
         f"data wait {record['data_wait_fraction']:.1%}  lr {record['learning_rate']:.2e}  ETA {duration(left)}"
     )
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from elastic.errors import CheckpointError, ConfigError
 from elastic.profile.provenance import Provenance
-from elastic.train.config import TrainConfig
 
 FILE = "run.json"
 _MAX_DIFFERENCES = 5
@@ -38,8 +37,8 @@ def describe(value: object) -> Any:
     return value
 
 
-def write_record(run_dir: Path, config: TrainConfig, origin: Origin, provenance: Provenance) -> None:
-    """Describe a new run; creates its directory.
+def write_record(run_dir: Path, config: object, origin: Origin, provenance: Provenance) -> None:
+    """Describe a new run, whose config is a frozen dataclass; creates its directory.
 
     Raises:
         CheckpointError: the directory already holds a run.
@@ -66,13 +65,18 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def provenance(run_dir: Path) -> dict[str, Any]:
+    """What a deliverable's manifest repeats of `run.json`: all but the config, which stays there."""
+    return {name: value for name, value in read_record(run_dir).items() if name != "config"}
+
+
 def read_origin(run_dir: Path) -> Origin:
     """How the config of the run in `run_dir` came about."""
     record = read_record(run_dir)
     return Origin(recipe=record["recipe"], arguments=tuple(record["arguments"]))
 
 
-def check_unchanged(run_dir: Path, config: TrainConfig) -> None:
+def check_unchanged(run_dir: Path, config: object) -> None:
     """Accept only the config that the run was started with, but for how its workers share the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Starts the workers of a run on Ray, follows them, and takes down what it started.
+"""Starts the workers of a run on Ray, follows them, and takes down what it started. What they train is a `Job`.
 
 `fit` runs Ray Train's controller from a thread, because the main thread has two jobs of its own: showing the
 progress that the workers write to the run directory, and turning Ctrl-C or SIGTERM into a stop request.
@@ -27,25 +27,16 @@ from ray.train import (
     WorkerGroupError,
     get_context,
 )
-from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 
-from elastic.checkpoint import TOKENIZER
-from elastic.data.feed import Feed
-from elastic.data.pipeline import open_feed
-from elastic.data.tokenizer import Tokenizer
-from elastic.data.weights import Weights
 from elastic.errors import CheckpointError, ConfigError, ElasticError
-from elastic.profile.device import device_fingerprint
-from elastic.profile.provenance import collect
 from elastic.train.alarm import Alarm
-from elastic.train.config import TrainConfig
-from elastic.train.loop import STOP_FILE, run
+from elastic.train.ending import STOP_FILE
+from elastic.train.job import Job
 from elastic.train.metrics import MetricTail
-from elastic.train.preparation import check_data, feed_config, make_tokenizer
 from elastic.train.progress import Progress
 from elastic.train.record import FILE as RECORD_FILE
-from elastic.train.record import Origin, check_unchanged, write_record
+from elastic.train.record import Origin
 
 POLL_S = 0.25
 """How often the run directory is looked at for new records."""
@@ -61,21 +52,21 @@ _RAY_FILES = ".ray"
 
 
 def fit(
-    config: TrainConfig,
+    job: Job,
     run_dir: Path,
     *,
     resume: bool = False,
     address: str | None = None,
     origin: Origin | None = None,
 ) -> int:
-    """Train; returns the number of updates taken in all, which is `config.steps` unless the run was stopped.
+    """Train; returns the number of updates taken in all, which is `job.config.steps` unless the run was stopped.
 
     Without an `address` a Ray instance is started for this process alone, on loopback, and shut down at the end;
     if the process is connected to Ray already, that is used. Ctrl-C or SIGTERM saves a checkpoint and returns; a
     second one ends the run at once.
 
     Args:
-        config: what to train.
+        job: what to train.
         run_dir: written to; on a cluster, storage that all nodes share.
         resume: continue the run that is in `run_dir` instead of starting one.
         address: Ray cluster to use (`auto`, `host:port`).
@@ -87,29 +78,27 @@ def fit(
         DataError: the data cannot be used.
     """
     run_dir = run_dir.absolute()
-    tokenizer = _continue(run_dir, config) if resume else _start(run_dir, config, origin or Origin())
-    progress = Progress(config.steps, tuple(config.model.space.granularities))
-    with progress, _scratch(run_dir), _connected(config, address), _stop_on_signal(run_dir, progress):
+    if resume:
+        job.resume(run_dir)
+    else:
+        job.start(run_dir, origin or Origin())
+    progress = Progress(job.config.steps, job.granularities)
+    with progress, _scratch(run_dir), _connected(job, address), _stop_on_signal(run_dir, progress):
         tail = MetricTail(run_dir)
-        training = _in_background(_trainer(config, run_dir, tokenizer, on_cluster=address is not None).fit)
+        ready = _prepared(job, run_dir, is_new=not resume)
+        training = _in_background(_trainer(ready, run_dir, on_cluster=address is not None).fit)
         _follow(training, tail, progress)
         return _result(training)
 
 
-def _start(run_dir: Path, config: TrainConfig, origin: Origin) -> Tokenizer | None:
-    """Check a new run, then write what describes it; returns its tokenizer."""
-    tokenizer = make_tokenizer(config, check_data(config))
-    write_record(run_dir, config, origin, collect(device_fingerprint()))
-    if tokenizer is not None:
-        tokenizer.save(run_dir / TOKENIZER)
-    return tokenizer
-
-
-def _continue(run_dir: Path, config: TrainConfig) -> Tokenizer | None:
-    """Check that a run may go on; returns the tokenizer it was started with."""
-    check_unchanged(run_dir, config)
-    check_data(config)
-    return None if config.model.text is None else Tokenizer.load(run_dir / TOKENIZER)
+def _prepared(job: Job, run_dir: Path, *, is_new: bool) -> Job:
+    """The job with its data; a new run that cannot have it leaves no record in the way of the next."""
+    try:
+        return job.prepare()
+    except ElasticError:
+        if is_new:
+            (run_dir / RECORD_FILE).unlink()
+        raise
 
 
 def _in_background(function: Callable[[], Result]) -> Future[Result]:
@@ -126,11 +115,11 @@ def _in_background(function: Callable[[], Result]) -> Future[Result]:
     return future
 
 
-def _trainer(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None, *, on_cluster: bool) -> TorchTrainer:
+def _trainer(job: Job, run_dir: Path, *, on_cluster: bool) -> TorchTrainer:
     return TorchTrainer(
         # Not with a `train_loop_config`: Ray Train's controller would open that, and load all of training to read it.
-        partial(_work, config, run_dir, tokenizer),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.device == "gpu"),
+        partial(_work, job, run_dir),
+        scaling_config=ScalingConfig(num_workers=job.config.num_workers, use_gpu=job.config.device == "gpu"),
         run_config=RunConfig(
             name=_RAY_FILES,
             storage_path=str(run_dir),
@@ -139,30 +128,18 @@ def _trainer(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None, *,
     )
 
 
-def _work(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer | None) -> int:
+def _work(job: Job, run_dir: Path) -> int:
     """What every Ray Train worker runs."""
     if not (run_dir / RECORD_FILE).exists():
         advice = "put it on storage that all nodes share"
         raise CheckpointError(str(run_dir), "the run directory cannot be seen from a training node", advice)
-    context = get_context()
-    if config.device == "gpu":
+    if job.config.device == "gpu":
         device = torch.device("cuda", torch.cuda.current_device())  # Ray Train's choice for this worker
     else:
         device = torch.device("cpu")
-        # One core stays with the data pipeline, whose scheduler alone takes half of one. With both of 2 cores training
-        # can be 1.3 times as fast or half as fast: threads wait for each other when anything holds a core.
-        share = ((os.cpu_count() or 1) - 1) // context.get_local_world_size()
-        torch.set_num_threads(config.num_threads or max(1, share))
-
-    def open_worker_feed(weights: dict[int, Weights]) -> Feed:
-        return open_feed(
-            feed_config(config, tokenizer, weights),
-            rank=context.get_world_rank(),
-            world=context.get_world_size(),
-            broadcast=broadcast_from_rank_zero,
-        )
-
-    return run(config, run_dir, device, open_worker_feed)
+        share = ((os.cpu_count() or 1) - job.data_cores) // get_context().get_local_world_size()
+        torch.set_num_threads(job.config.num_threads or max(1, share))
+    return job.work(run_dir, device)
 
 
 def _follow(training: Future[Result], tail: MetricTail, progress: Progress) -> None:
@@ -209,7 +186,7 @@ def _scratch(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _connected(config: TrainConfig, address: str | None) -> Iterator[None]:
+def _connected(job: Job, address: str | None) -> Iterator[None]:
     """A Ray instance to train on; one that was started here is shut down here."""
     if address is None:
         os.environ.update(_ONE_MACHINE | os.environ)
@@ -218,7 +195,7 @@ def _connected(config: TrainConfig, address: str | None) -> Iterator[None]:
         return
     try:
         if address is None:
-            _start_local(config)
+            _start_local(job)
         else:
             _join(address)
         yield
@@ -234,15 +211,16 @@ def _join(address: str) -> None:
         raise ConfigError("address", address, rule) from error
 
 
-def _start_local(config: TrainConfig) -> None:
+def _start_local(job: Job) -> None:
     """An instance on loopback. Its CPUs are logical: training and data processes share the cores that there are."""
-    num_cpus = max(os.cpu_count() or 1, config.num_workers + config.data.num_workers + 2)
+    config = job.config
+    num_cpus = max(os.cpu_count() or 1, config.num_workers + job.data_workers + 2)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
         address="local",
         num_cpus=num_cpus,
         include_dashboard=False,
-        object_store_memory=config.data.hold_decoded_bytes + _OBJECT_STORE_SLACK_BYTES,
+        object_store_memory=job.held_bytes + _OBJECT_STORE_SLACK_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",

@@ -7,7 +7,7 @@ from elastic.checkpoint import latest_checkpoint, list_checkpoints, load_checkpo
 from elastic.data.feed import LocalFeed
 from elastic.errors import ConfigError
 from elastic.train.balance import Balancing
-from elastic.train.loop import STOP_FILE
+from elastic.train.ending import STOP_FILE
 from elastic.train.metrics import read_metrics
 from elastic.train.optim import is_held_back
 from elastic.train.preparation import check_data, dimensions

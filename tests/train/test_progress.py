@@ -26,6 +26,11 @@ def test_a_summary_says_how_far_how_fast_and_how_long_still():
     assert text == "step 40/100  loss 2.5000  640 images/s  data wait 1.2%  lr 1.00e-03  ETA 30s"
 
 
+def test_a_summary_counts_in_the_records_unit():
+    record = {name: value for name, value in RECORD.items() if name != "images_per_s"} | {"tokens_per_s": 12345.6}
+    assert "12346 tokens/s" in summary(record, steps=100)
+
+
 def test_terms_are_split_by_granularity():
     assert split_terms({"a/x/S": 1.0, "a/x/XL": 2.0, "b/y/S": 3.0, "loss": 4.0}) == {
         "a/x": {"S": 1.0, "XL": 2.0},

@@ -23,7 +23,8 @@ from elastic.data.feed import LocalFeed
 from elastic.errors import CheckpointError, ConfigError, DataError
 from elastic.train.command import Train
 from elastic.train.config import TrainConfig
-from elastic.train.loop import STOP_FILE
+from elastic.train.ending import STOP_FILE
+from elastic.train.job import EncoderJob
 from elastic.train.trainer import fit
 
 from ..workers import WORLD_SIZE
@@ -116,7 +117,7 @@ def stopped(config, killed, local_ray):
     thread = threading.Thread(target=terminate)
     thread.start()
     try:
-        done = fit(config, killed, resume=True)
+        done = fit(EncoderJob(config), killed, resume=True)
     finally:
         has_returned.set()
         thread.join()
@@ -127,7 +128,7 @@ def stopped(config, killed, local_ray):
 @pytest.fixture(scope="module")
 def resumed(config, killed, stopped):
     """The killed and stopped run, brought to its end."""
-    assert fit(config, killed, resume=True) == STEPS
+    assert fit(EncoderJob(config), killed, resume=True) == STEPS
     return killed
 
 
@@ -180,12 +181,12 @@ def test_sharded_workers_end_what_whole_ones_began(config, straight, two_workers
 
 def test_a_run_that_exists_is_not_started_over(config, straight):
     with pytest.raises(CheckpointError, match="--resume"):
-        fit(config, straight)
+        fit(EncoderJob(config), straight)
 
 
 def test_another_config_is_not_resumed(config, straight):
     with pytest.raises(ConfigError, match="started with"):
-        fit(replace(config, seed=1), straight, resume=True)
+        fit(EncoderJob(replace(config, seed=1)), straight, resume=True)
 
 
 def test_nothing_of_ray_and_no_stop_request_is_left_behind(straight, resumed):
@@ -196,7 +197,7 @@ def test_nothing_of_ray_and_no_stop_request_is_left_behind(straight, resumed):
 def test_a_run_that_cannot_start_leaves_nothing_in_the_way(config, tmp_path):
     cramped = replace(config.model, text=replace(config.model.text, vocab_size=4))
     with pytest.raises(ConfigError, match="vocab_size"):
-        fit(replace(config, model=cramped), tmp_path / "run")
+        fit(EncoderJob(replace(config, model=cramped)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -209,4 +210,4 @@ def test_broken_images_end_a_run_with_an_error_of_the_data(config, local_ray, dr
     stream = replace(config.data.streams[0], source=str(folder))
     broken = replace(config, num_workers=1, data=replace(config.data, streams=(stream,)))
     with pytest.raises(DataError, match="broken"):
-        fit(broken, tmp_path / "run")
+        fit(EncoderJob(broken), tmp_path / "run")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from elastic.train.window import Window
+from elastic.train.window import Window, num_images
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def take_step(window, clock, batches, work_s, loss):
 
 def test_a_record_says_how_long_a_step_took_and_what_share_was_waiting(make_batch):
     clock = Clock()
-    window, batches = Window(clock), slow_batches(clock, make_batch, wait_s=1.0)
+    window, batches = Window(num_images, clock=clock), slow_batches(clock, make_batch, wait_s=1.0)
     take_step(window, clock, batches, work_s=3.0, loss=2.0)
     take_step(window, clock, batches, work_s=3.0, loss=4.0)
     record = window.close()
@@ -42,7 +42,7 @@ def test_a_record_says_how_long_a_step_took_and_what_share_was_waiting(make_batc
 
 def test_a_closed_window_starts_over(make_batch):
     clock = Clock()
-    window, batches = Window(clock), slow_batches(clock, make_batch, wait_s=1.0)
+    window, batches = Window(num_images, clock=clock), slow_batches(clock, make_batch, wait_s=1.0)
     take_step(window, clock, batches, work_s=9.0, loss=2.0)
     window.close()
     take_step(window, clock, batches, work_s=0.0, loss=5.0)
@@ -53,7 +53,7 @@ def test_a_closed_window_starts_over(make_batch):
 
 def test_what_happens_between_windows_is_no_part_of_a_step(make_batch):
     clock = Clock()
-    window, batches = Window(clock), slow_batches(clock, make_batch, wait_s=0.0)
+    window, batches = Window(num_images, clock=clock), slow_batches(clock, make_batch, wait_s=0.0)
     take_step(window, clock, batches, work_s=2.0, loss=1.0)
     window.close()
     clock.now += 50.0  # a checkpoint is written
@@ -63,7 +63,7 @@ def test_what_happens_between_windows_is_no_part_of_a_step(make_batch):
 
 def test_fetching_several_batches_counts_all_their_images(make_batch):
     clock = Clock()
-    window = Window(clock)
+    window = Window(num_images, clock=clock)
     fetched = window.fetch(slow_batches(clock, make_batch, wait_s=1.0), 3, CPU)
     window.add({"loss": torch.tensor(1.0)})
     assert len(fetched) == 3
