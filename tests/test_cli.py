@@ -24,7 +24,7 @@ FLAGS = {
     "overhead-ms policies rate seeds shape start-delay-s trace",
     "select": "batch dtype embed-dim force-foreign-tables index isotonic latency-slo-ms max-embed-dim min-embed-dim "
     "min-quality modality num-threads quantile",
-    "serve": "api-keys client-ca default-latency-ms drain-s dtype force-foreign-tables host http-port "
+    "serve": "api-keys client-ca default-latency-ms device drain-s dtype force-foreign-tables host http-port "
     "image-url-allow insecure-public log-requests log-sample max-batch-size max-image-pixels max-items-per-call "
     "max-message-bytes max-quality-loss max-replicas max-waiting-items metrics-port min-replicas num-replicas "
     "num-threads policy port profile quantile scale-down-after-s scale-to-zero-after-s target-attainment tls-cert "

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from rich.box import SIMPLE
 from rich.console import Console
@@ -12,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from elastic.checkpoint import load_model, resolve_run
-from elastic.errors import ConfigError
 from elastic.evaluate.features import GlobalToken
 from elastic.evaluate.probe import probe
 from elastic.evaluate.probe_report import (
@@ -26,6 +24,7 @@ from elastic.evaluate.probe_report import (
 from elastic.evaluate.probe_result import PROBES, Probes, ProbeTask
 from elastic.evaluate.probe_set import ClassNames
 from elastic.evaluate.probe_tasks import ProbesConfig
+from elastic.profile.device import check_device
 from elastic.profile.store import inside_package
 
 PLOTS = "plots"
@@ -75,8 +74,7 @@ class Probe:
 
     def run(self) -> None:
         """Measure, write the result, the report and the plot, print the table."""
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device", self.device, "torch sees no CUDA device here; use cpu")
+        check_device(self.device)
         run = resolve_run(self.run_dir)
         encoder, manifest, tokenizer = load_model(run)
         console = Console()

@@ -4,19 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from elastic.checkpoint import load_model, resolve_run
-from elastic.errors import ConfigError
 from elastic.evaluate.baselines import BaselineName
 from elastic.evaluate.plots import write_plots
 from elastic.evaluate.report import REPORT, write_report
 from elastic.evaluate.result import BASELINE_LABELS, BASELINES, Evaluation, save_baselines
 from elastic.evaluate.run import EvaluateConfig, evaluate
+from elastic.profile.device import check_device
 from elastic.profile.store import QUALITY, inside_package, record_table
 from elastic.profile.tables import ALL, MEAN
 
@@ -54,8 +53,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Measure, write the table, the report and the plots, print a summary."""
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device", self.device, "torch sees no CUDA device here; use cpu")
+        check_device(self.device)
         run = resolve_run(self.run_dir)
         encoder, manifest, tokenizer = load_model(run)
         config = EvaluateConfig(

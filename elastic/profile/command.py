@@ -4,15 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from elastic.checkpoint import load_model, resolve_run
-from elastic.errors import ConfigError
 from elastic.model.config import EncoderConfig
+from elastic.profile.device import check_device
 from elastic.profile.flops import count_image, count_text
 from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import latency_path, record_table
@@ -46,8 +45,7 @@ class Profile:
 
     def run(self) -> None:
         """Measure, print the table, write it."""
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device", self.device, "torch sees no CUDA device here; use cpu")
+        check_device(self.device)
         run = resolve_run(self.run_dir)
         encoder, manifest, _ = load_model(run)
         console = Console()

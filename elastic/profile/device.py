@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from elastic.errors import ConfigError
 from elastic.profile.provenance import Device
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -18,6 +19,16 @@ def device_fingerprint(device: torch.device | str = "cpu") -> Device:
     if device.type == "cuda":
         return Device(torch.cuda.get_device_name(device), cores, "cuda")
     return Device(_cpu_name(), cores, torch.backends.cpu.get_cpu_capability())
+
+
+def check_device(device: torch.device | str) -> None:
+    """Accept a torch device that is there. There is no fallback: who asks for a GPU is told if there is none.
+
+    Raises:
+        ConfigError: torch sees no CUDA device.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", str(device), "torch sees no CUDA device here; use cpu")
 
 
 def _cpu_name() -> str:

@@ -1,7 +1,8 @@
 """Measures what one encoder call costs, per submodel and batch size, on this machine.
 
 A call is what serving does with a batch: preprocessed tensor in, L2-normalised numpy embeddings out (so a GPU is
-waited for), by the same trace. Decoding and network are not in it. Rules that make the numbers comparable:
+handed the input and waited for), by the same trace. Decoding and network are not in it. Rules that make the numbers
+comparable:
 
 - every cell (modality, submodel, batch size) is called once per round, in an order shuffled anew each round, so
   that a machine that slows down, or a neighbour that wakes up, hits all cells alike and none by its place;
@@ -94,7 +95,7 @@ def measure(
             embed = TRACES[modality](encoder, submodel, config.dtype)
             for batch_size in config.batch_sizes:
                 inputs = _inputs(encoder, modality, batch_size, generator)
-                calls[modality, submodel, batch_size] = partial(_to_numpy, embed, inputs)
+                calls[modality, submodel, batch_size] = partial(_to_numpy, embed, inputs, device)
     with torch_threads(config.num_threads), torch.inference_mode():
         seconds = time_in_rounds(calls, config, on_round, clock)
     here = device_fingerprint(device)
@@ -144,19 +145,18 @@ def torch_threads(num_threads: int) -> Iterator[None]:
 
 
 def _inputs(encoder: Encoder, modality: Modality, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A random batch, where the encoder is."""
-    where = next(encoder.parameters()).device
+    """A random batch, in the processor's memory."""
     if modality == "image":
         size = encoder.config.vision.image_size
-        return (torch.rand(batch_size, IMAGE_CHANNELS, size, size, generator=generator).to(where),)
+        return (torch.rand(batch_size, IMAGE_CHANNELS, size, size, generator=generator),)
     text = encoder.config.text
     assert text is not None
-    tokens = torch.randint(1, text.vocab_size, (batch_size, text.max_tokens), generator=generator).to(where)
+    tokens = torch.randint(1, text.vocab_size, (batch_size, text.max_tokens), generator=generator)
     return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
 
-def _to_numpy(embed: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> np.ndarray:
-    return embed(*inputs).cpu().numpy()
+def _to_numpy(embed: Callable[..., Tensor], inputs: tuple[Tensor, ...], device: torch.device | str) -> np.ndarray:
+    return embed(*(part.to(device) for part in inputs)).cpu().numpy()
 
 
 def _row(cell: Cell, seconds: list[float], device: str, config: LatencyConfig) -> LatencyRow:

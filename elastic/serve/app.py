@@ -223,7 +223,7 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
         name=DEPLOYMENT_NAME,
         **_size(config),
         max_ongoing_requests=2 * config.max_waiting_items,
-        ray_actor_options={"num_cpus": config.num_threads},
+        ray_actor_options={"num_cpus": config.num_threads, "num_gpus": int(config.device == "cuda")},
         graceful_shutdown_timeout_s=config.drain_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=1.0,

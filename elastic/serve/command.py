@@ -12,7 +12,7 @@ from rich.console import Console
 
 from elastic.checkpoint import load_model, resolve_run
 from elastic.errors import ConfigError, ProfileError
-from elastic.profile.device import device_fingerprint
+from elastic.profile.device import check_device, device_fingerprint
 from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import latency_path, load_latency, load_quality
 from elastic.profile.tables import Quantile
@@ -75,6 +75,8 @@ class Serve:
     """torch threads of each replica's model; the latency table must have been measured with as many."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the model; the latency table must have been measured with it."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model computes; with cuda every replica takes a GPU of its own."""
     policy: str = "lookahead"
     """What chooses submodel and batch: lookahead, or for comparisons slackfit, max_accuracy, max_batch,
     infaas_min_cost, static=LEVEL or clipper_aimd=LEVEL (a submodel of the front, smallest or largest)."""
@@ -107,6 +109,7 @@ class Serve:
     def run(self) -> None:
         """Start, say how to call it, and wait for the end."""
         console = Console()
+        check_device(self.device)
         config = self.config(resolve_run(self.run_dir))
         for warning in security_warnings(config):
             console.print(f"[bold yellow]warning[/bold yellow] {warning}")
@@ -160,7 +163,7 @@ def ensure_profiled(config: ServeConfig, when: Literal["auto", "always", "never"
     path = latency_path(config.run)
     console.print(f"measuring this machine first{f' ({problem.problem})' if problem else ''}: about half a minute ...")
     encoder, _, _ = load_model(config.run)
-    measure(encoder, _quick(config)).save(path)
+    measure(encoder, _quick(config), device=config.device).save(path)
     console.print(f"wrote {path}; `elastic profile` measures more thoroughly")
 
 
@@ -204,7 +207,7 @@ def ready_message(server: Server, config: ServeConfig) -> str:
 def _profile_problem(config: ServeConfig) -> ProfileError | None:
     """Why the run's latency table cannot be used, if it cannot."""
     try:
-        table = load_latency(config.run, device_fingerprint(), any_device=config.force_foreign_tables)
+        table = load_latency(config.run, device_fingerprint(config.device), any_device=config.force_foreign_tables)
     except ProfileError as error:
         return error
     if table.where(dtype=config.dtype, num_threads=config.num_threads).rows:

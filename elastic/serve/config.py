@@ -44,6 +44,8 @@ class ServeConfig:
     """Threads that torch uses inside one batch; the latency table must have been measured with as many."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the model; the latency table must have been measured with it."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model computes; with `cuda` every replica takes a GPU of its own."""
     force_foreign_tables: bool = False
     """Serve with times that were measured on another device."""
     policy: str = "lookahead"

@@ -29,20 +29,21 @@ class ResidentModel:
     ) -> None:
         self.encoder, self.manifest, self.tokenizer, self.version = encoder, manifest, tokenizer, version
         self._dtype = dtype
+        self._device = next(encoder.parameters()).device
         shape = encoder.config.vision.shape
         self._image_tokens = shape.num_patches + shape.num_prefix_tokens
         self._calls: dict[tuple[Modality, Submodel], Callable[..., Tensor]] = {}
         self._canary_answer: np.ndarray | None = None
 
     @classmethod
-    def load(cls, run: Path, dtype: str = "float32") -> "ResidentModel":
-        """Read a run directory.
+    def load(cls, run: Path, dtype: str = "float32", device: str = "cpu") -> "ResidentModel":
+        """Read a run directory, onto a torch device.
 
         Raises:
             CheckpointError: no model there, or a damaged one.
         """
         encoder, manifest, tokenizer = load_model(run)
-        encoder.eval().requires_grad_(False)
+        encoder.eval().requires_grad_(False).to(device)
         return cls(encoder, manifest, tokenizer, weights_version(run / WEIGHTS), dtype)
 
     @property
@@ -55,10 +56,8 @@ class ResidentModel:
         """Normalised embeddings `[inputs, full width]` at one submodel, which its first call traces."""
         call = self._call(modality, submodel)
         with torch.inference_mode():
-            if modality == "image":
-                return call(torch.stack(cast(list[Tensor], inputs))).numpy()
-            tokens, masks = zip(*cast(Sequence[tuple[Tensor, Tensor]], inputs), strict=True)
-            return call(*(pad_sequence(list(rows), batch_first=True) for rows in (tokens, masks))).numpy()
+            batch = (part.to(self._device) for part in _collate(modality, inputs))
+            return call(*batch).cpu().numpy()
 
     def num_tokens(self, modality: Modality, prepared: object) -> int:
         """Positions of the transformer that one prepared input takes, padding not counted."""
@@ -93,6 +92,14 @@ class ResidentModel:
         if (modality, submodel) not in self._calls:
             self._calls[modality, submodel] = TRACES[modality](self.encoder, submodel, self._dtype)
         return self._calls[modality, submodel]
+
+
+def _collate(modality: Modality, inputs: Sequence[object]) -> tuple[Tensor, ...]:
+    """What the traced call takes: images, or tokens and their mask, padded to the longest."""
+    if modality == "image":
+        return (torch.stack(cast(list[Tensor], inputs)),)
+    tokens, masks = zip(*cast(Sequence[tuple[Tensor, Tensor]], inputs), strict=True)
+    return tuple(pad_sequence(list(rows), batch_first=True) for rows in (tokens, masks))
 
 
 def weights_version(path: Path) -> str:

@@ -38,7 +38,7 @@ class Served:
             CheckpointError: no model there, or a damaged one.
             ProfileError: no usable table for this device.
         """
-        return cls.of(ResidentModel.load(config.run, config.dtype), config, observer)
+        return cls.of(ResidentModel.load(config.run, config.dtype, config.device), config, observer)
 
     @classmethod
     def of(cls, model: ResidentModel, config: ServeConfig, observer: Observer) -> "Served":
@@ -110,7 +110,7 @@ def load_fronts(model: ResidentModel, config: ServeConfig) -> dict[Modality, Fro
     Raises:
         ProfileError: missing, of another device (unless forced), or without what is configured.
     """
-    latency = load_latency(config.run, device_fingerprint(), any_device=config.force_foreign_tables)
+    latency = load_latency(config.run, device_fingerprint(config.device), any_device=config.force_foreign_tables)
     return build_fronts(latency, load_quality(config.run), model.spaces, config)
 
 

@@ -176,3 +176,14 @@ def test_parameters_are_those_of_the_module():
 def test_sizes_that_do_not_fit_are_refused(field: str, value: object):
     with pytest.raises(ConfigError, match=field):
         replace(CONFIG, **{field: value})
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_the_same_logits_and_reads_its_cache():
+    decoder, tokens = build(), draw(2, 12)
+    with torch.no_grad():
+        expected = decoder(tokens, MIXED)
+        decoder.cuda()
+        cache = decoder.new_cache(batch=2)
+        parts = [decoder(part, MIXED, cache) for part in tokens.cuda().split([7, 1, 4], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1).cpu(), expected, rtol=0, atol=1e-3)

@@ -121,3 +121,12 @@ def test_the_thread_count_is_put_back_even_after_an_error():
 def test_settings_that_measure_nothing_are_refused(change):
     with pytest.raises(ConfigError):
         LatencyConfig(**change)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_is_handed_the_input_and_waited_for(dtype):
+    table = measure(encoder(), LatencyConfig(batch_sizes=(1, 3), rounds=2, warmup_rounds=1, dtype=dtype), device="cuda")
+    assert {row.device for row in table.rows} == {str(device_fingerprint("cuda"))}
+    assert all(row.min_ms > 0 for row in table.rows)
+    assert table.provenance.device.isa == "cuda"

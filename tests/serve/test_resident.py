@@ -64,3 +64,15 @@ def test_the_version_is_that_of_the_weights(model: ResidentModel, tmp_path: Path
     (tmp_path / "b").write_bytes(b"weight!")
     assert weights_version(tmp_path / "a") != weights_version(tmp_path / "b")
     assert len(model.version) == 12
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_a_gpu_answers_what_the_processor_answers(tiny_run: Path, dtype: str, tolerance: float) -> None:
+    here, there = ResidentModel.load(tiny_run), ResidentModel.load(tiny_run, dtype, "cuda")
+    for modality, space in here.spaces.items():
+        for submodel in space.granularities.values():
+            inputs = [here.example(modality)] * 3
+            expected = here.compute(modality, submodel, inputs)
+            assert np.abs(there.compute(modality, submodel, inputs) - expected).max() < tolerance
+    assert there.is_sane()

@@ -114,3 +114,17 @@ def test_a_step_is_taken_and_counted(config, dimensions, make_batch):
     assert state.step == 1
     assert not torch.equal(before, state.learner.encoder.image.head.weight)
     assert all(parameter.grad is None for parameter in state.learner.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.05)])
+def test_a_gpu_takes_the_same_steps(config, dimensions, make_batch, precision, tolerance):
+    """Three updates with all submodels; dropped paths are drawn by another generator there, so there are none."""
+    model = replace(config.model, vision=replace(config.model.vision, drop_path=0.0))
+    losses = {}
+    for device, arithmetic in (("cpu", "fp32"), ("cuda", precision)):
+        state = TrainState(replace(config, model=model, precision=arithmetic), dimensions, torch.device(device))
+        batch, submodels = make_batch().to(torch.device(device)), tuple(state.space.granularities.values())
+        losses[device] = [train_step(state, [batch], submodels, rank=0)["loss"].item() for _ in range(3)]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance)
+    assert losses["cuda"][2] < losses["cuda"][0]

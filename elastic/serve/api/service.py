@@ -206,7 +206,7 @@ class EmbeddingService:
         return pb.InfoReply(
             model_name=served.name,
             model_version=served.version,
-            device=str(device_fingerprint()),
+            device=str(device_fingerprint(config.device)),
             modalities=[MODALITIES[modality] for modality in served.engine.fronts],
             embed_dims=widths,
             submodels=submodels,

@@ -186,7 +186,7 @@ def try_out(release: Release, config: ServeConfig) -> Candidate:
         ProfileError: no usable tables.
         ConfigError: the configured policy cannot choose from this model.
     """
-    model = ResidentModel.load(release.run, config.dtype)
+    model = ResidentModel.load(release.run, config.dtype, config.device)
     fronts = load_fronts(model, replace(config, run=release.run))
     policy_maker(config.policy, fronts)
     for modality, front in fronts.items():
