@@ -6,6 +6,7 @@ transparent, and takes the background's colour once there is one.
 """
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -59,6 +60,15 @@ def decode(encoded: bytes, canvas_size: int, max_pixels: int = DEFAULT_MAX_PIXEL
             raise
         problem = f"{len(encoded)} bytes that are not a readable image ({type(error).__name__}: {error})"
         raise DataError("image", problem, f"send one of {', '.join(FORMATS)}") from error
+
+
+def num_pixels(encoded: bytes) -> float:
+    """How many pixels an image declares in its header; of what is no image, infinitely many."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return image.width * image.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_BROKEN):
+        return math.inf
 
 
 def decode_all(

@@ -1,4 +1,5 @@
 import io
+import math
 import random
 import struct
 import zlib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elastic.data.decode import decode, decode_all
+from elastic.data.decode import decode, decode_all, num_pixels
 from elastic.errors import DataError
 
 from .drawing import BROKEN, encode, plain
@@ -114,3 +115,8 @@ def test_orientation_from_a_camera_is_applied():
     canvas = decode(buffer.getvalue(), 16)
     assert canvas[0, :, 14].min() > 200
     assert canvas[0, :, 2].max() < 50
+
+
+def test_the_pixels_that_a_header_declares_are_counted_without_decoding() -> None:
+    assert num_pixels(png_header_of(3000, 2000)) == 6_000_000
+    assert num_pixels(b"no image") == math.inf

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import struct
+import threading
 import zlib
 
 import pytest
@@ -42,6 +43,38 @@ def test_images_are_prepared_as_in_evaluation(preparation: Preparation, png: byt
     (prepared,) = prepare(preparation, png)
     canvas = decode(png, CANVAS_SCALE * PREPROCESS.image_size)
     assert torch.equal(prepared, to_model_input(torch.from_numpy(canvas)[None], PREPROCESS)[0])  # type: ignore[arg-type]
+
+
+def where_prepared(preparation: Preparation, monkeypatch: pytest.MonkeyPatch, *contents: Content) -> set[str]:
+    """Names of the threads that prepare these contents."""
+    names: set[str] = set()
+    really = preparation.prepare_one
+
+    def noted(content: Content, field: str) -> object:
+        names.add(threading.current_thread().name)
+        return really(content, field)
+
+    monkeypatch.setattr(preparation, "prepare_one", noted)
+    prepare(preparation, *contents)
+    return names
+
+
+def noise(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((side, side), 50.0).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_single_small_content_is_prepared_at_once(preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in (noise(64), "a red cat"):
+        assert where_prepared(preparation, monkeypatch, content) == {"MainThread"}
+
+
+def test_what_takes_longer_goes_to_the_threads(preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = io.BytesIO()
+    Image.new("L", (900, 900)).save(flat, "PNG")  # few bytes, many pixels
+    for contents in ((noise(256),), (flat.getvalue(),), (noise(64), noise(64))):
+        assert all(name.startswith("prepare") for name in where_prepared(preparation, monkeypatch, *contents))
 
 
 def test_texts_become_token_rows(preparation: Preparation) -> None:
