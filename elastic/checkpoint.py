@@ -9,7 +9,6 @@ Two kinds, both written under a temporary name, flushed, and renamed last, so th
   A damaged one is never skipped in silence: loading raises and says what to delete to continue from the one before.
 """
 
-import json
 import os
 import pickle
 import shutil
@@ -19,26 +18,33 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import CheckpointError, DataError, ElasticError
 from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
 from elastic.model.pretrained import BUNDLED_RUN
+from elastic.model.storage import (
+    FORMAT_VERSION,
+    MANIFEST,
+    TOKENIZER,
+    WEIGHTS,
+    check_run,
+    flush,
+    load_weights,
+    read_manifest,
+    read_weights,
+    tuples,
+    write_json,
+    write_text,
+    write_weights,
+)
 from elastic.submodel import Space
 
-FORMAT_VERSION = 1
-"""Of `elastic.json`; another version is refused."""
-
-WEIGHTS, MANIFEST, TOKENIZER = "model.safetensors", "elastic.json", "tokenizer.json"
 CHECKPOINTS = "checkpoints"
 
 _STATE = "state.pt"
-_MAX_DIFFERENCES = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,37 +78,26 @@ class Manifest:
         Raises:
             CheckpointError: not there, not JSON, of another version, or with fields this version does not know.
         """
-        if not path.is_file():
-            raise CheckpointError(str(path), "no such file", "name a run directory that holds a finished model")
+        values = read_manifest(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values.pop("format_version", None)
-            if version != FORMAT_VERSION:
-                advice = f"this release reads version {FORMAT_VERSION}; use the release that wrote it"
-                raise CheckpointError(str(path), f"format version {version}", advice)
             values.pop("space", None)
             return cls(
                 encoder=_encoder_config(values.pop("encoder")),
-                preprocess=Preprocess(**_tuples(values.pop("preprocess"))),
-                **_tuples(values),
+                preprocess=Preprocess(**tuples(values.pop("preprocess"))),
+                **tuples(values),
             )
-        except CheckpointError:
-            raise
         except (KeyError, TypeError, ValueError, AttributeError, ElasticError) as error:
             raise CheckpointError(str(path), f"is not a manifest ({error})", "write it again by training") from error
 
 
 def resolve_run(run: Path | None) -> Path:
-    """The directory of a finished model: `run` itself, or the bundled one.
+    """The directory of a finished image-text model: `run` itself, or the bundled one.
 
     Raises:
-        CheckpointError: it holds no model.
+        CheckpointError: it holds none.
     """
     path = BUNDLED_RUN if run is None else run
-    missing = [name for name in (WEIGHTS, MANIFEST) if not (path / name).is_file()]
-    if missing:
-        advice = "name a run directory, or train one with `elastic train`"
-        raise CheckpointError(str(path), f"holds no finished model: {' and '.join(missing)} missing", advice)
+    check_run(path, "encoder")
     return path
 
 
@@ -110,22 +105,15 @@ def save_model(run: Path, encoder: Encoder, manifest: Manifest, tokenizer: Token
     """Write the deliverable of a run into its directory; the manifest comes last."""
     assert (encoder.text is None) == (tokenizer is None), "a text tower and its tokenizer are saved together"
     run.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().contiguous() for name, tensor in encoder.state_dict().items()}
-    weights = run / f".{WEIGHTS}.tmp"
-    safetensors.torch.save_file(state, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # safetensors makes it readable by its owner alone
-    _publish(weights, run / WEIGHTS)
+    write_weights(run / WEIGHTS, encoder.state_dict())
     if tokenizer is not None:
-        tokenizer.save(run / f".{TOKENIZER}.tmp")
-        _publish(run / f".{TOKENIZER}.tmp", run / TOKENIZER)
+        write_text(run / TOKENIZER, tokenizer.to_json())
     save_manifest(run, manifest)
 
 
 def save_manifest(run: Path, manifest: Manifest) -> None:
     """Write, or replace, the manifest of a run."""
-    temporary = run / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
-    _publish(temporary, run / MANIFEST)
+    write_json(run / MANIFEST, manifest.to_json())
 
 
 def load_model(run: Path | None = None) -> tuple[Encoder, Manifest, Tokenizer | None]:
@@ -142,39 +130,6 @@ def load_model(run: Path | None = None) -> tuple[Encoder, Manifest, Tokenizer | 
     return encoder.eval(), manifest, None if encoder.text is None else _load_tokenizer(path / TOKENIZER)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a safetensors file, memory-mapped.
-
-    Raises:
-        CheckpointError: not there or damaged.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(str(path), f"cannot be read ({error})", "restore or train the model again") from error
-
-
-def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Make `weights` the parameters of `module`, without a copy.
-
-    Raises:
-        CheckpointError: names or shapes differ; the message lists the differences.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    differences = [
-        f"{name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-        for name in sorted(expected.keys() | found.keys())
-        if expected.get(name) != found.get(name)
-    ]
-    if differences:
-        shown = "; ".join(differences[:_MAX_DIFFERENCES])
-        more = len(differences) - _MAX_DIFFERENCES
-        problem = f"weights do not fit the model ({shown}{f'; and {more} more' if more > 0 else ''})"
-        raise CheckpointError(where, problem, "use the configuration that it was trained with")
-    module.load_state_dict(weights, assign=True)
-
-
 def save_checkpoint(run: Path, state: Mapping[str, Any], step: int, keep_last: int) -> Path:
     """Write a training checkpoint, then delete all but the newest `keep_last`.
 
@@ -186,12 +141,12 @@ def save_checkpoint(run: Path, state: Mapping[str, Any], step: int, keep_last: i
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     torch.save(dict(state), temporary / _STATE)
-    _flush(temporary / _STATE)
-    _flush(temporary)
+    flush(temporary / _STATE)
+    flush(temporary)
     final = folder / f"step_{step:08d}"
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    _flush(folder)
+    flush(folder)
     for old in list_checkpoints(run)[:-keep_last]:
         shutil.rmtree(old)
     return final
@@ -230,24 +185,6 @@ def _load_tokenizer(path: Path) -> Tokenizer:
         raise CheckpointError(error.source, error.problem, error.advice) from error
 
 
-def _publish(temporary: Path, final: Path) -> None:
-    _flush(temporary)
-    os.replace(temporary, final)
-    _flush(final.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _encoder_config(values: dict[str, Any]) -> EncoderConfig:
     vision, text = VisionConfig(**values.pop("vision")), values.pop("text")
-    return EncoderConfig(vision=vision, text=None if text is None else TextConfig(**text), **_tuples(values))
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return EncoderConfig(vision=vision, text=None if text is None else TextConfig(**text), **tuples(values))

@@ -77,8 +77,15 @@ VERBS = (
     Verb(MAKE, "train", "Train a nested encoder", "elastic train icons --steps 2000", "elastic.train.command:Train"),
     Verb(
         MAKE,
+        "nest",
+        "A Llama checkpoint as a nested language model",
+        "elastic nest llama/ runs/llama",
+        "elastic.commands.nest:Nest",
+    ),
+    Verb(
+        MAKE,
         "extract",
-        "Cut one submodel out as a plain timm model",
+        "Cut one submodel out as a plain model",
         "elastic extract runs/icons small/ --submodel S",
         "elastic.commands.extract:Extract",
     ),

@@ -16,6 +16,7 @@ from elastic.errors import ConfigError, DataError, ElasticError
 FLAGS = {
     "train": "accumulate address checkpoint-every device dry-run keep-last log-every micro-batches name "
     "num-threads num-workers parallel precision resume run-dir seed steps teacher validate-every",
+    "nest": "calibration ffn-dims",
     "extract": "submodel",
     "evaluate": "baselines batch-size device max-bad-fraction out source split",
     "probe": "batch-size class-names dense-steps device domains max-images out source split tasks token untrained",

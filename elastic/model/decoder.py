@@ -69,6 +69,9 @@ class DecoderConfig:
     """Whether the projections of attention have biases."""
     mlp_bias: bool = False
     """Whether gate, up and down have biases."""
+    layer_ffn_dims: tuple[int, ...] | None = None
+    """FFN hidden size of every block of a mixed submodel that was cut out; `None`: all have the last of `ffn_dims`.
+    A submodel that asks a block for more hidden units than it has gets all of them."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "depth", "num_heads", "num_kv_heads", "head_dim", "max_tokens"):
@@ -79,6 +82,14 @@ class DecoderConfig:
         if self.head_dim % 2:
             raise ConfigError("decoder.head_dim", self.head_dim, "must be even: rotary positions turn pairs")
         Space(self.depth, self.ffn_dims, (self.width,))  # checks the FFN sizes
+        if len(self.full_ffn_dims) != self.depth or max(self.full_ffn_dims) != self.ffn_dims[-1]:
+            rule = f"needs {self.depth} sizes, the largest {self.ffn_dims[-1]}"
+            raise ConfigError("decoder.layer_ffn_dims", self.layer_ffn_dims, rule)
+
+    @property
+    def full_ffn_dims(self) -> tuple[int, ...]:
+        """FFN hidden size of every block, as it is stored."""
+        return self.ffn_dims[-1:] * self.depth if self.layer_ffn_dims is None else self.layer_ffn_dims
 
     @property
     def space(self) -> Space:
@@ -94,8 +105,7 @@ class Decoder(nn.Module):
         self.config = config
         self.model = _Stack(config)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
-        if config.tied:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        self.tie()
         self._initialise()
 
     @property
@@ -118,6 +128,11 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.advance(tokens.shape[1])
         return self.logits(hidden)
+
+    def tie(self) -> None:
+        """Let a tied head read the embedding's weights; again needed when those have been replaced."""
+        if self.config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     def embed(self, tokens: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new width"]:
         """What the first block reads."""
@@ -203,7 +218,7 @@ def parameters_by_part(config: DecoderConfig, submodel: Submodel) -> dict[Matrix
     return {
         "embedding": config.vocab_size * config.width,
         "attention": config.depth * config.width * heads,
-        "ffn": 3 * config.width * sum(submodel.ffn_dims),
+        "ffn": 3 * config.width * sum(map(min, submodel.ffn_dims, config.full_ffn_dims)),
         "head": config.vocab_size * config.width,
     }
 
@@ -212,15 +227,15 @@ class _Stack(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(_Block(config, ffn_dim) for ffn_dim in config.full_ffn_dims)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
 
 class _Block(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, ffn_dim: int) -> None:
         super().__init__()
         self.self_attn = _Attention(config)
-        self.mlp = _SwiGlu(config)
+        self.mlp = SwiGlu(config, ffn_dim)
         self.input_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.width, eps=config.norm_eps)
 
@@ -268,17 +283,22 @@ class _Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-class _SwiGlu(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+class SwiGlu(nn.Module):
+    """A gated feed-forward block whose first hidden units are themselves one."""
+
+    def __init__(self, config: DecoderConfig, ffn_dim: int) -> None:
         super().__init__()
-        hidden = config.ffn_dims[-1]
-        self.gate_proj = nn.Linear(config.width, hidden, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.width, hidden, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(hidden, config.width, bias=config.mlp_bias)
+        self.gate_proj = nn.Linear(config.width, ffn_dim, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.width, ffn_dim, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(ffn_dim, config.width, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "batch new width"], ffn_dim: int) -> Float[Tensor, "batch new width"]:
-        hidden = F.silu(_first_rows(self.gate_proj, x, ffn_dim)) * _first_rows(self.up_proj, x, ffn_dim)
-        return F.linear(hidden, self.down_proj.weight[:, :ffn_dim], self.down_proj.bias)
+        """What the first `ffn_dim` hidden units add to the residual stream."""
+        return F.linear(self.hidden(x, ffn_dim), self.down_proj.weight[:, :ffn_dim], self.down_proj.bias)
+
+    def hidden(self, x: Float[Tensor, "batch new width"], ffn_dim: int) -> Float[Tensor, "batch new units"]:
+        """The first `ffn_dim` hidden units, or all that there are."""
+        return F.silu(_first_rows(self.gate_proj, x, ffn_dim)) * _first_rows(self.up_proj, x, ffn_dim)
 
 
 def rotate(x: Float[Tensor, "batch heads new dim"], cos: Tensor, sin: Tensor) -> Float[Tensor, "batch heads new dim"]:

@@ -10,16 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from elastic.errors import CheckpointError
 from elastic.model import standalone
 from elastic.model.config import IMAGE_CHANNELS, Preprocess, exact_mlp_ratio
 from elastic.model.encoder import Encoder
 from elastic.model.nested import hidden_features, mlp_of, slice_mlp
+from elastic.model.storage import WEIGHTS, check_new, write_weights
 from elastic.submodel import Submodel
 
 
@@ -56,14 +55,12 @@ def save_timm(encoder: Encoder, submodel: Submodel, preprocess: Preprocess, fold
         CheckpointError: the folder exists and is not empty.
         InvalidRequest: the submodel does not belong to the encoder.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise CheckpointError(str(folder), "exists and is not empty", "name a new folder")
+    check_new(folder)
     vit = extract(encoder, submodel)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    safetensors.torch.save_file(vit.state_dict(), temporary / "model.safetensors", metadata={"format": "pt"})
-    (temporary / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner alone
+    write_weights(temporary / WEIGHTS, vit.state_dict())
     config = timm_config(encoder, submodel, preprocess, vit)
     (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(standalone.__file__, temporary / "load.py")
