@@ -7,6 +7,7 @@ same documents must give the same files; memory does not grow with the corpus, s
 store only as far as Ray Data's own back-pressure lets them.
 """
 
+import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -36,6 +37,8 @@ def tokenise_all(groups: Sequence[tuple[Part, ...]], job: Job) -> Iterator[Token
 
 
 def _execute(groups: Sequence[tuple[Part, ...]], job: Job) -> Iterator[Tokenised]:
+    # The caller shows progress; what Ray has to say of an execution stands in its own log.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     shared = ray.put((list(groups), job))
     dataset = ray.data.range(len(groups), override_num_blocks=len(groups)).map_batches(
         partial(_tokenise_block, shared),
