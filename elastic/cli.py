@@ -141,6 +141,13 @@ VERBS = (
     ),
     Verb(
         USE,
+        "generate",
+        "Continue a text, drafted by a smaller slice",
+        'elastic generate runs/matlm --prompt "The"',
+        "elastic.lm.command:Generate",
+    ),
+    Verb(
+        USE,
         "bench",
         "Put a running server under load",
         "elastic bench serve --rate 100",

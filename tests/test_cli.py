@@ -32,6 +32,8 @@ FLAGS = {
     "tls-key",
     "deploy": "allow-narrower rollback server",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
+    "generate": "compare device draft draft-layers draft-vocabulary draft-vocabulary-text gamma max-new-tokens "
+    "num-threads prompt prompt-file seed target temperature top-k top-p",
     "bench": "",
     "top": "once window-s",
     "keys": "",
