@@ -8,8 +8,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 
-from benchmarks import speculative
-from benchmarks.assisted import Assisted
+from benchmarks.speculative import __main__ as speculative
+from benchmarks.speculative.assisted import Assisted
+from benchmarks.speculative.prompts import cut_prompts
 from elastic.lm.checkpoint import LmManifest, save_matlm
 from elastic.lm.drafts import DraftConfig
 from elastic.lm.generate import GenerationConfig, Generator
@@ -65,6 +66,14 @@ def test_every_draft_is_measured_with_every_length_and_changes_nothing(run: Path
     fixed = [row for row in result["rows"] if row["gamma"] == 2]
     assert all(row["low"] <= row["ratio"] <= row["high"] for row in fixed)
     assert all(row["mean_gamma"] <= 2 and 0 <= row["alpha"] <= 1 for row in fixed)
+
+
+def test_prompts_are_the_beginnings_of_texts_that_are_held_out(run: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
+    prompts, counted = cut_prompts(tokenizer, None, 5, 16)
+    assert {len(prompt) for prompt in prompts} == {16}
+    assert len({tuple(prompt) for prompt in prompts}) == 5
+    assert len(counted) > 10_000
 
 
 def test_a_draft_reads_the_bytes_of_its_matrices() -> None:

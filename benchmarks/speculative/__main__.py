@@ -9,9 +9,9 @@ memory. It checks that greedy output is the same.
 
 It cannot show: what a server does beside it; prompts far longer than the ones given; other machines.
 
-    python -m benchmarks.speculative runs/matlm --text held_out.txt
-    python -m benchmarks.speculative runs/matlm --text held_out.txt --device cuda
-    python -m benchmarks.speculative runs/matlm --text held_out.txt --independent runs/small --transformers
+    python -m benchmarks.speculative runs/matlm
+    python -m benchmarks.speculative runs/matlm --device cuda --temperature 0.8
+    python -m benchmarks.speculative runs/matlm --independent runs/small --transformers
 """
 
 import json
@@ -27,9 +27,9 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from tokenizers import Tokenizer
 
-from benchmarks.assisted import Assisted
+from benchmarks.speculative.assisted import Assisted
+from benchmarks.speculative.prompts import cut_prompts
 from elastic.lm.checkpoint import load_matlm
 from elastic.lm.drafts import Draft, DraftConfig, OwnCacheDraft, most_frequent
 from elastic.lm.gamma import expected_tokens, speedup
@@ -40,7 +40,7 @@ from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.submodel import Submodel
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 Gamma = int | Literal["auto"]
 
@@ -51,8 +51,9 @@ class Options:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Directory of a finished run of a language model."""
-    text: Path
-    """UTF-8 file that prompts are cut from, and, from its second half, the frequent tokens counted in."""
+    text: Path | None = None
+    """UTF-8 file whose first half gives the prompts, and whose second the frequent tokens; by default the bundled text:
+    what the recipes hold out, and what they train on."""
     gammas: tuple[Gamma, ...] = (1, 2, 3, 4, 6, 8, "auto")
     """Draft lengths."""
     drafts: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Options:
     temperature: float = 0.0
     """0: greedy; above: sampled."""
     num_prompts: int = 6
-    """Prompts, from places spread over the first half of the text."""
+    """Prompts, from places spread over the text."""
     prompt_tokens: int = 32
     """Of each prompt."""
     max_new_tokens: int = 96
@@ -103,7 +104,7 @@ def main(options: Options) -> None:
     console = Console()
     decoder, _, tokenizer = load_matlm(options.run)
     generator = Generator(decoder.to(options.device).requires_grad_(False), clock=clock_of(options.device))
-    prompts, counted = cut_text(tokenizer, options)
+    prompts, counted = cut_prompts(tokenizer, options.text, options.num_prompts, options.prompt_tokens)
     drafts = drafts_of(generator.decoder, counted, options)
     report: dict[str, Any] = asdict(collect(device_fingerprint(options.device)))
     report |= {
@@ -138,14 +139,6 @@ def clock_of(device: str) -> Callable[[], float]:
         return time.perf_counter()
 
     return clock
-
-
-def cut_text(tokenizer: Tokenizer, options: Options) -> tuple[list[list[int]], list[int]]:
-    """Prompts from the first half of the text, and all tokens of the second."""
-    tokens = tokenizer.encode(options.text.read_text(encoding="utf-8")).ids
-    half = len(tokens) // 2
-    starts = np.linspace(0, half - options.prompt_tokens, options.num_prompts).astype(int).tolist()
-    return [tokens[start : start + options.prompt_tokens] for start in starts], tokens[half:]
 
 
 def drafts_of(decoder: Decoder, counted: list[int], options: Options) -> dict[str, DraftConfig | Draft]:

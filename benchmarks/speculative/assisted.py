@@ -1,6 +1,6 @@
 """transformers' plain and assisted generation with a decoder and its smallest submodel, both as plain Llamas.
 
-The other implementation beside ours in `benchmarks/speculative.py`: same weights, same prompts, same device, greedy,
+The other implementation beside ours in this benchmark: same weights, same prompts, same device, greedy,
 three drafted tokens at a time.
 """
 

@@ -1,0 +1,1 @@
+"""What a language model gains when a slice of it drafts: `python -m benchmarks.speculative RUN`."""
