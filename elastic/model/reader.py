@@ -96,16 +96,21 @@ class Reader:
         return record(call, weights, examples)
 
     def _forward(self, x: Tensor, slots: "_Slots") -> Tensor:
-        eps, shape = self._config.norm_eps, (self._config.width,)
         hidden = F.embedding(x, self._embedding) if self._embeds else x
         angles = slots.positions[:, None, None, :, None] * self._frequencies  # [1 or batch, 1, 1, new, half]
         cos, sin = angles.cos(), angles.sin()
         turn = torch.cat([cos, cos], -1).to(hidden.dtype), torch.cat([-sin, sin], -1).to(hidden.dtype)
         for layer in self._layers:
-            hidden = hidden + self._attend(layer, F.rms_norm(hidden, shape, layer.norm, eps), turn, slots)
-            normed = F.rms_norm(hidden, shape, layer.ffn_norm, eps)
+            hidden = hidden + self._attend(layer, self._normalise(hidden, layer.norm), turn, slots)
+            normed = self._normalise(hidden, layer.ffn_norm)
             hidden = hidden + F.linear(F.silu(F.linear(normed, *layer.gate)) * F.linear(normed, *layer.up), *layer.down)
-        return F.linear(F.rms_norm(hidden, shape, self._norm, eps), self._head) if self._scores else hidden
+        return F.linear(self._normalise(hidden, self._norm), self._head) if self._scores else hidden
+
+    def _normalise(self, x: Tensor, gain: Tensor) -> Tensor:
+        """`F.rms_norm`, which for one token takes several times as long on a CPU."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / self._config.width + self._config.norm_eps).rsqrt()
+        return (x * scale).to(x.dtype) * gain
 
     def _attend(self, layer: "_Layer", x: Tensor, turn: tuple[Tensor, Tensor], slots: "_Slots") -> Tensor:
         heads, dim = self._config.num_kv_heads, self._config.head_dim
