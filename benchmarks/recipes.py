@@ -30,6 +30,7 @@ from elastic.checkpoint import MANIFEST, WEIGHTS, read_weights
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.recipes.find import RECIPES
+from elastic.train.config import TrainConfig
 from elastic.train.metrics import read_metrics
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
@@ -41,8 +42,8 @@ TIMES = {"step_s", "images_per_s", "data_wait_fraction"}
 class Options:
     """Train, interrupt and resume recipes."""
 
-    recipes: tuple[str, ...] = tuple(RECIPES)
-    """Names of recipes."""
+    recipes: tuple[str, ...] = tuple(name for name, recipe in RECIPES.items() if isinstance(recipe(), TrainConfig))
+    """Names of recipes of encoders."""
     steps: int = 24
     """Steps of each run; a multiple of eight."""
 

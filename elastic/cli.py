@@ -74,7 +74,7 @@ class Verb:
 MAKE, MEASURE, USE, START = "Make a model", "Measure it", "Use it", "Data and first steps"
 
 VERBS = (
-    Verb(MAKE, "train", "Train a nested encoder", "elastic train icons --steps 2000", "elastic.train.command:Train"),
+    Verb(MAKE, "train", "Train a nested model", "elastic train icons --steps 2000", "elastic.train.command:Train"),
     Verb(
         MAKE,
         "nest",
@@ -92,7 +92,7 @@ VERBS = (
     Verb(
         MEASURE,
         "evaluate",
-        "Retrieval quality of every submodel and width",
+        "Quality of every submodel and width",
         "elastic evaluate runs/icons",
         "elastic.evaluate.command:Evaluate",
     ),

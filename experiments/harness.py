@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -137,6 +136,8 @@ def present(
     plot: Callable[["Runs"], Figure],
 ) -> None:
     """Read the options, run what is missing, then write the report and the plot. `--help` tells the question."""
+    import tyro  # only here: an experiment that reads its own options runs where there is none
+
     runs = Runs(experiment(folder, arms, tyro.cli(Options, description=question)))
     text = report(runs)
     (folder / "report.md").write_text(text, encoding="utf-8")

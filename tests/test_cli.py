@@ -18,7 +18,7 @@ FLAGS = {
     "num-threads num-workers parallel precision resume run-dir seed steps teacher validate-every",
     "nest": "calibration ffn-dims",
     "extract": "submodel",
-    "evaluate": "baselines batch-size device max-bad-fraction out source split",
+    "evaluate": "baselines batch-size device max-bad-fraction max-blocks out source split",
     "probe": "batch-size class-names dense-steps device domains max-images out source split tasks token untrained",
     "profile": "batch-sizes device dtype max-s num-threads out rounds seed warmup-rounds",
     "simulate": "autoscale dtype duration-s failures force-foreign-tables latency-slo-ms num-replicas num-threads out "

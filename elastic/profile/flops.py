@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from elastic.model.config import IMAGE_CHANNELS, EncoderConfig
+from elastic.model.decoder import DecoderConfig, parameters_by_part
 from elastic.model.nested import full_ffn_dim
 from elastic.model.text import TextTower
 from elastic.submodel import Submodel
@@ -28,7 +29,7 @@ class Cost:
     """The size of one submodel of one tower."""
 
     params: int
-    """Parameters that it reads, embedding head included."""
+    """Parameters that it reads, an encoder's embedding head included."""
     flops: int
     """Floating-point operations per item; two per multiply-accumulate."""
 
@@ -49,6 +50,18 @@ def count_text(config: EncoderConfig, submodel: Submodel, num_tokens: int | None
     tokens = num_tokens or config.text.max_tokens
     flops = _blocks_flops(tower.blocks, submodel, tokens) + _linear_flops(tower.head)
     return Cost(params=_params(tower, tower.blocks, submodel), flops=flops)
+
+
+def count_token(config: DecoderConfig, submodel: Submodel, context: int) -> Cost:
+    """Parameters outside of embedding, head and norms, and FLOPs of one token that attends to `context` tokens.
+
+    A block of `context` tokens read at once costs as much for each of its tokens where the products that a causal mask
+    hides are computed, half as much attention where they are not.
+    """
+    parts = parameters_by_part(config, submodel)
+    attended = 2 * context * config.depth * config.num_heads * config.head_dim  # queries x keys, weights x values
+    flops = 2 * (parts["attention"] + parts["ffn"] + parts["head"] + attended)
+    return Cost(params=parts["attention"] + parts["ffn"], flops=flops)
 
 
 @lru_cache(maxsize=16)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from elastic.errors import ConfigError
+from elastic.lm.training.config import MatlmConfig
 from elastic.recipes.debug import debug
 from elastic.recipes.icons import icons, icons_demo
 from elastic.recipes.joint import joint
+from elastic.recipes.matlm import matlm, matlm_debug, matlm_gpu
 from elastic.recipes.matvit import matvit, mrl
 from elastic.recipes.mim import mim
 from elastic.recipes.synclr import synclr
@@ -19,7 +21,7 @@ from elastic.recipes.tips import tips, tips_v2
 from elastic.recipes.udon import udon, udon_by_size, udon_in_turns
 from elastic.train.config import TrainConfig
 
-Recipe: TypeAlias = Callable[[], TrainConfig]
+Recipe: TypeAlias = Callable[[], TrainConfig | MatlmConfig]
 
 _ALL: tuple[Recipe, ...] = (
     icons,
@@ -35,6 +37,9 @@ _ALL: tuple[Recipe, ...] = (
     udon,
     udon_by_size,
     udon_in_turns,
+    matlm,
+    matlm_debug,
+    matlm_gpu,
 )
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _ALL}
 """The runs that come with the package; the first is the default."""
@@ -67,10 +72,11 @@ def _import(name: str) -> Recipe:
         raise ConfigError("recipe", name, f"cannot be imported: {error}") from error
 
     @functools.wraps(found)
-    def checked() -> TrainConfig:
+    def checked() -> TrainConfig | MatlmConfig:
         config = found()
-        if not isinstance(config, TrainConfig):
-            raise ConfigError("recipe", name, f"must return a TrainConfig, returned a {type(config).__name__}")
+        if not isinstance(config, TrainConfig | MatlmConfig):
+            rule = f"must return a TrainConfig or a MatlmConfig, returned a {type(config).__name__}"
+            raise ConfigError("recipe", name, rule)
         return config
 
     return checked

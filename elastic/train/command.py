@@ -10,6 +10,8 @@ import tyro
 from rich.console import Console
 
 from elastic.errors import CheckpointError
+from elastic.lm.training.config import MatlmConfig
+from elastic.lm.training.job import MatlmJob
 from elastic.recipes.find import RECIPES, find_recipe
 from elastic.train.config import TrainConfig
 from elastic.train.job import EncoderJob, Job
@@ -36,10 +38,10 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Train:
-    """Train a nested encoder with a recipe, whose every field is a flag."""
+    """Train a nested encoder or decoder with a recipe, whose every field is a flag."""
 
     options: Annotated[RunOptions, tyro.conf.arg(name="")]
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: Annotated[TrainConfig | MatlmConfig, tyro.conf.arg(name="")]
     origin: Annotated[Origin, tyro.conf.Suppress]
 
     @classmethod
@@ -69,7 +71,7 @@ class Train:
     @property
     def job(self) -> Job:
         """What the config asks for."""
-        return EncoderJob(self.config)
+        return MatlmJob(self.config) if isinstance(self.config, MatlmConfig) else EncoderJob(self.config)
 
     def run(self) -> None:
         """Train, or say what would be trained."""

@@ -1,12 +1,18 @@
+import json
+
 import pytest
+import torch
 
 from elastic.checkpoint import Manifest, save_model
 from elastic.errors import ConfigError
 from elastic.evaluate.command import Evaluate
 from elastic.evaluate.report import REPORT
 from elastic.evaluate.result import BASELINES, load_baselines
+from elastic.lm.training.job import MatlmJob
 from elastic.profile.store import load_quality
+from elastic.train.record import Origin
 
+from ..lm.training.sums import prepare_sums, tiny_config
 from .conftest import PREPROCESS
 
 
@@ -42,3 +48,15 @@ def test_a_device_that_is_not_there_is_refused(run_dir, colours, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match="CUDA"):
         Evaluate(run_dir=run_dir, source=colours, device="cuda").run()
+
+
+def test_a_language_model_is_evaluated_on_the_text_it_held_out(tmp_path, capsys):
+    (tmp_path / "text").mkdir()
+    prepare_sums(tmp_path / "text")
+    run, job = tmp_path / "run", MatlmJob(tiny_config(tmp_path / "text"))
+    job.start(run, Origin())
+    job.prepare().work(run, torch.device("cpu"))
+    Evaluate(run_dir=run, max_blocks=4).run()
+    assert "held-out tokens" in capsys.readouterr().out
+    assert (run / REPORT).read_text().startswith("# `run` on held-out text")
+    assert json.loads((run / "scores.json").read_text())["num_tokens"] == 64

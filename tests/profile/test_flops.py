@@ -4,9 +4,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from elastic.model.config import EncoderConfig, TextConfig, VisionConfig
+from elastic.model.decoder import Decoder, DecoderConfig
 from elastic.model.encoder import Encoder
 from elastic.model.vit import forward_vit
-from elastic.profile.flops import count_image, count_text
+from elastic.profile.flops import count_image, count_text, count_token
 from elastic.submodel import Submodel
 
 TEXT = TextConfig(vocab_size=50, max_tokens=7, width=24, depth=3, num_heads=4, mlp_ratio=2.0)
@@ -75,3 +76,21 @@ def test_cost_rises_along_the_mixes():
     costs = [count_image(config(), submodel) for submodel in config().space.mixes()]
     assert [cost.flops for cost in costs] == sorted({cost.flops for cost in costs})
     assert [cost.params for cost in costs] == sorted({cost.params for cost in costs})
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 4])
+def test_flops_of_a_token_are_its_share_of_a_block_that_torch_counts(num_kv_heads):
+    sizes = {"width": 32, "depth": 3, "num_heads": 4, "head_dim": 8, "num_kv_heads": num_kv_heads}
+    decoder = Decoder(DecoderConfig(vocab_size=50, ffn_dims=(16, 32, 64), max_tokens=12, **sizes)).requires_grad_(False)
+    tokens = torch.zeros(1, 12, dtype=torch.long)
+    for submodel in submodels(decoder.space):
+        cost = count_token(decoder.config, submodel, context=12)
+        assert 12 * cost.flops == counted_by_torch(decoder, tokens, submodel)
+
+
+def test_parameters_of_a_decoder_are_its_blocks_matrices():
+    decoder = Decoder(DecoderConfig(vocab_size=50, width=32, depth=3, head_dim=8, ffn_dims=(16, 64)))
+    blocks = sum(parameter.numel() for parameter in decoder.model.layers.parameters() if parameter.ndim == 2)
+    full, smallest = (count_token(decoder.config, s, 1).params for s in (decoder.space.full, decoder.space.smallest))
+    assert full == blocks
+    assert full - smallest == 3 * 32 * 3 * (64 - 16)

@@ -3,11 +3,14 @@ from pathlib import Path
 import pytest
 
 from elastic.errors import CheckpointError, ConfigError
+from elastic.lm.training.job import MatlmJob
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.recipes.debug import debug
 from elastic.recipes.icons import icons
+from elastic.recipes.matlm import matlm_debug
 from elastic.train.command import Train
+from elastic.train.job import EncoderJob
 from elastic.train.record import Origin, write_record
 
 
@@ -92,4 +95,18 @@ def test_a_dry_run_prints_and_writes_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parse("debug", "--dry-run").run()
     assert "1,768" in capsys.readouterr().out  # training classes of the bundled icons
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_of_a_language_model_has_the_flags_of_one():
+    train = parse("matlm_debug", "--text.block-size", "16", "--decoder.depth", "1", "--distillation", "0.25")
+    assert train.config.text.block_size == 16 and train.config.decoder.depth == 1 and train.config.distillation == 0.25
+    assert train.config.optim == matlm_debug().optim
+    assert isinstance(train.job, MatlmJob) and isinstance(parse("debug").job, EncoderJob)
+
+
+def test_a_dry_run_of_a_language_model_prints_what_it_costs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parse("matlm_debug", "--dry-run").run()
+    assert "non-embedding params" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

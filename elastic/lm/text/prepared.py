@@ -103,7 +103,8 @@ class PreparedText:
         return cls(folder, block_size=block_size, batch_size=batch_size, seed=seed)
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        load = partial(PreparedText.load, block_size=self.block_size, batch_size=self.batch_size, seed=self.seed)
+        # The class and not its `load`: cloudpickle takes a class method apart instead of naming it.
+        load = partial(PreparedText, block_size=self.block_size, batch_size=self.batch_size, seed=self.seed)
         return load, (self.folder,)
 
     @property
