@@ -9,7 +9,7 @@ callable, the clock is injected.
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
 from elastic.profile.tables import Modality
-from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work
+from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work, urgent_first
 from elastic.serve.policies.lookahead import LookaheadPolicy
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan
 from elastic.serve.watchdog import Watchdog
@@ -80,6 +80,20 @@ class _Pending:
     done: asyncio.Future[Computed]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Arriving:
+    """Work that is not in the queue yet."""
+
+    works: Sequence[Work]
+    ready_ms: float
+    """When its inputs are expected to be prepared."""
+
+    def seen_from(self, free_ms: float) -> Sequence[Work]:
+        """The same for a model that is free from then on: what is ready later has that much less time."""
+        lost_ms = self.ready_ms - free_ms
+        return self.works if lost_ms <= 0 else [replace(w, deadline_ms=w.deadline_ms - lost_ms) for w in self.works]
+
+
 def monotonic_ms() -> float:
     """Milliseconds of the system's monotonic clock."""
     return time.monotonic() * 1000.0
@@ -111,7 +125,7 @@ class Engine:
         self._queue = EdfQueue(max_waiting_items)
         self._pending: dict[int, _Pending] = {}
         self._ids = itertools.count()
-        self._num_preparing = 0
+        self._preparing: set[_Arriving] = set()
         self._free_ms = 0.0
         self._costs_now, self._costs_until_ms = Costs.at(0.0, fronts, self.correction), 0.0
         self._as_profiled = self._costs_now.slower(self._policy.headroom)
@@ -123,6 +137,10 @@ class Engine:
     def num_waiting(self) -> int:
         """Inputs that hold a place: waiting for the model, or being decoded for it."""
         return len(self._queue) + self._num_preparing
+
+    @property
+    def _num_preparing(self) -> int:
+        return sum(len(other.works) for other in self._preparing)
 
     def costs(self) -> Costs:
         """Corrected predictions now."""
@@ -148,13 +166,14 @@ class Engine:
         works = self._works(request)
         self._check_feasible(request, works)
         self._policy.notice(works)
-        self._admit(request, works, prepare_ms)
-        self._num_preparing += len(works)
+        arriving = _Arriving(works, self.clock() + prepare_ms)
+        self._admit(request, arriving, self._preparing)
+        self._preparing.add(arriving)
         try:
             payloads = await prepare()
         finally:
-            self._num_preparing -= len(works)
-        self._admit(request, works)
+            self._preparing.remove(arriving)
+        self._admit(request, _Arriving(works, self.clock()))
         now_ms, future = self.clock(), asyncio.get_running_loop().create_future
         return await self._wait_for(
             [
@@ -210,24 +229,24 @@ class Engine:
             raise SloInfeasible(f"min_quality={slo.min_quality:g}", best, "lower min_quality")
         return floor
 
-    def _admit(self, request: Request, works: Sequence[Work], prepare_ms: float = 0.0) -> None:
-        """Refuse what cannot be answered in time, and say which kind of impossible it is."""
+    def _admit(self, request: Request, arriving: _Arriving, preparing: Collection[_Arriving] = ()) -> None:
+        """Refuse what cannot be answered in time beside what waits and is prepared, and say why it cannot."""
         now_ms = self.clock()
         if now_ms >= request.deadline_ms:
             raise DeadlineExceeded(request.slo.latency_ms, now_ms - request.deadline_ms)
-        costs = self.costs()
-        waiting, free_ms = self._queue.view(), max(now_ms, self._free_ms)
-        self._queue.check_room(len(works) + self._num_preparing, max(1.0, self._free_ms - now_ms))
-        # What is prepared too late to be computed would only keep the threads from what is not.
-        lost_ms = max(0.0, now_ms + prepare_ms - free_ms)
-        arriving = [replace(work, deadline_ms=work.deadline_ms - lost_ms) for work in works] if lost_ms else works
+        costs, free_ms = self.costs(), max(now_ms, self._free_ms)
+        self._queue.check_room(len(arriving.works) + self._num_preparing, max(1.0, self._free_ms - now_ms))
+        # What takes longer to prepare than expected, such as a slow URL, must not be in the way of others.
+        soon = [work for other in preparing if other.ready_ms > now_ms for work in other.seen_from(free_ms)]
+        waiting = urgent_first([*self._queue.view(), *soon]) if soon else self._queue.view()
         try:
-            self._policy.admit(waiting, arriving, free_ms, costs)
+            # What is prepared too late to be computed would only keep the threads from what is not.
+            self._policy.admit(waiting, arriving.seen_from(free_ms), free_ms, costs)
         except Overloaded as error:
-            if waiting or free_ms > now_ms or lost_ms:
+            if waiting or max(free_ms, arriving.ready_ms) > now_ms:
                 raise
             # An idle server, but too little of the budget is left (it was spent on the way here, or decoding).
-            needed_ms = floor_plan(works, now_ms, costs).finish_ms - now_ms
+            needed_ms = floor_plan(arriving.works, now_ms, costs).finish_ms - now_ms
             left_ms = request.deadline_ms - now_ms
             reason = f"{left_ms:.1f} of {request.slo.latency_ms:g} ms are left, the model needs {needed_ms:.1f} ms"
             raise Overloaded(reason, error.retry_after_ms) from error

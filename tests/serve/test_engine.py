@@ -159,6 +159,34 @@ def test_what_is_prepared_while_the_model_is_busy_costs_nothing(harness: Harness
     assert asyncio.run(ask())[0].level.name == "S"
 
 
+@pytest.mark.parametrize("waited_ms", [0.0, 1.0])
+def test_what_is_being_prepared_counts_as_long_as_it_is_expected(harness: Harness, waited_ms: float) -> None:
+    """S takes 11 ms for the eight inputs of either request, so there is no time for both."""
+    ready, prepared_too = asyncio.Event(), []
+
+    async def first() -> Sequence[object]:
+        await ready.wait()
+        return [1] * 8
+
+    async def second() -> Sequence[object]:
+        prepared_too.append(True)
+        return [2] * 8
+
+    async def scenario() -> list[object]:
+        one = asyncio.ensure_future(harness.engine.embed(harness.request(8, 20.0), first, prepare_ms=1.0))
+        await asyncio.sleep(0)
+        harness.clock.now_ms += waited_ms
+        two = asyncio.ensure_future(harness.engine.embed(harness.request(8, 20.0), second))
+        await asyncio.sleep(0)
+        ready.set()
+        return await asyncio.gather(one, two, return_exceptions=True)
+
+    one, two = asyncio.run(scenario())
+    is_counted = waited_ms < 1.0
+    assert bool(prepared_too) is not is_counted
+    assert [isinstance(answer, Overloaded) for answer in (one, two)] == [not is_counted, is_counted]
+
+
 def test_a_refused_request_is_never_prepared(front: Front) -> None:
     harness = Harness(front, max_waiting_items=2)
 
