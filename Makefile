@@ -17,8 +17,8 @@ setup: $(STAMP) ## Build .venv with every dependency (again only when pyproject.
 demo: $(STAMP) ## Train, evaluate, profile, serve and answer real gRPC requests (about ten minutes on 2 cores).
 	$(BIN)/elastic demo
 
-test: $(STAMP) ## Run the tests.
-	$(BIN)/pytest
+test: $(STAMP) ## Run the tests, in two processes.
+	$(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
 check: $(STAMP) ## Lint, formatting, types and import contracts.
 	$(BIN)/ruff check

@@ -13,6 +13,8 @@ from elastic.train.preparation import carried_fields, check_data, dimensions, fe
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
 
+pytestmark = pytest.mark.usefixtures("small_scenes")
+
 FED = {
     "scenes": {"captions", "crops", "masked", "codes"},
     "synthetic": {"captions", "crops", "masked", "codes", "groups"},
@@ -34,7 +36,7 @@ def test_half_of_the_steps_are_labelled():
 
 
 @pytest.fixture(scope="module")
-def steps() -> dict[str, dict[str, float]]:
+def steps(small_scenes: None) -> dict[str, dict[str, float]]:
     late = joint()
     config = replace(
         late,

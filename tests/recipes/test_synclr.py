@@ -1,38 +1,28 @@
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
 
-from elastic.data.build_scenes import write_scenes
 from elastic.data.feed import LocalFeed
-from elastic.data.scenes import SceneConfig
 from elastic.objectives.tips import MaskedPatches
 from elastic.recipes.synclr import synclr
-from elastic.train.config import TrainConfig
 from elastic.train.preparation import check_data, dimensions, feed_config
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
 
+from .conftest import NUM_CAPTIONS
 
-@pytest.fixture
-def config(tmp_path: Path) -> TrainConfig:
-    """The recipe on a set of 32 captions."""
-    path = tmp_path / "scenes.parquet"
-    write_scenes(path, SceneConfig(num_train=1, num_val=0, num_test=0, num_captions=32))
-    full = synclr()
-    return replace(full, data=replace(full.data, streams=(replace(full.data.streams[0], source=str(path)),)))
+pytestmark = pytest.mark.usefixtures("small_scenes")
 
 
-def test_scenes_feed_every_objective_with_whole_caption_groups(config: TrainConfig):
-    assert len(check_data(config).streams[0].groups) == 32
+def test_scenes_feed_every_objective_with_whole_caption_groups():
+    config = synclr()
+    assert len(check_data(config).streams[0].groups) == NUM_CAPTIONS
     (batch,) = LocalFeed(feed_config(config, None, {})).batches(0, 1)
     assert batch.present >= {"caption_ids", "local_images"} and batch.labels is None
     assert batch.caption_ids.view(32, 4).unique(dim=1).shape == (32, 1)
 
 
-def test_a_step_teaches_with_three_positives_for_each_image(config: TrainConfig):
-    torch.set_num_threads(1)
+def test_a_step_teaches_with_three_positives_for_each_image():
+    config = synclr()
     (batch,) = LocalFeed(feed_config(config, None, {})).batches(0, 1)
     state = TrainState(config, dimensions(config, check_data(config)), torch.device("cpu"))
     report = train_step(state, [batch], [state.space.smallest], rank=0)

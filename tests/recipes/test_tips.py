@@ -12,6 +12,8 @@ from elastic.train.preparation import check_data, dimensions, feed_config, make_
 from elastic.train.state import TrainState
 from elastic.train.step import train_step
 
+pytestmark = pytest.mark.usefixtures("small_scenes")
+
 
 def first_step(config: TrainConfig) -> dict[str, float]:
     tokenizer = make_tokenizer(config, catalog := check_data(config))

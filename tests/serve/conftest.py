@@ -182,13 +182,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def metrics_port() -> int:
-    """Where `server` shows its metrics."""
+    """Where `running` shows its metrics."""
     return free_port()
 
 
 @pytest.fixture(scope="session")
 def http_port() -> int:
-    """Where `server` speaks HTTP."""
+    """Where `running` speaks HTTP."""
     return free_port()
 
 
@@ -207,12 +207,12 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(run: Path, folder: Path, *flags: str) -> Iterator[ServerProcess]:
-    """`elastic serve` on HAProxy, ready; killed at the end if it has not been stopped."""
+def server_process(run: Path, folder: Path, *flags: str, **variables: str) -> Iterator[ServerProcess]:
+    """`elastic serve` on HAProxy, ready, with more in its environment; ended at the end if it has not been stopped."""
     port = free_port()
     command = [sys.executable, "-m", "elastic", "serve", str(run), "--port", str(port), "--profile", "never", *flags]
     log = folder / "log.txt"
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | variables
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -226,17 +226,33 @@ def server_process(run: Path, folder: Path, *flags: str) -> Iterator[ServerProce
                 process.wait(timeout=90)
 
 
+SILENCE_S = 8
+"""When HAProxy closes a client of `running` that says nothing, in place of minutes."""
+NUM_REPLICAS = 2
+"""Of `running`."""
+
+
 @pytest.fixture(scope="session")
-def server(
+def running(
     tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, metrics_port: int, http_port: int
-) -> Iterator[str]:
-    """One server for all tests that leave it as it is; stopping it must end it cleanly.
+) -> Iterator[ServerProcess]:
+    """One server for all tests that leave it as whole as it was, and for the one, run last, that ends it.
 
     Its policy does not look at what arrives, so what one test asks is answered the same whatever others have asked.
+    However it is stopped, it must end cleanly.
     """
     flags = ["--http-port", str(http_port), "--metrics-port", str(metrics_port), "--policy", "max_accuracy"]
-    with server_process(tiny_run, tmp_path_factory.mktemp("server"), *flags) as running:
-        yield running.address
-        running.stop()
-    last_words = running.log.read_text().partition("Ctrl-C")[2].split()
-    assert last_words == ["stopping", "...", "stopped"], running.log.read_text()
+    flags += ["--num-replicas", str(NUM_REPLICAS)]
+    silence = {"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENCE_S)}
+    with server_process(tiny_run, tmp_path_factory.mktemp("server"), *flags, **silence) as started:
+        yield started
+        if started.process.poll() is None:
+            started.stop()
+    last_words = started.log.read_text().split()[-3:]
+    assert last_words == ["stopping", "...", "stopped"], started.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def server(running: ServerProcess) -> str:
+    """Where `running` answers."""
+    return running.address

