@@ -1,8 +1,7 @@
 """The Ray Serve deployment: one replica is one model thread, and is itself the ingress of gRPC and HTTP.
 
 Serve routes a call to the method of the same name, whatever its service, so the methods of `EmbeddingService` and of
-`grpc.health.v1.Health` stand beside each other here and are given bytes (`api/decoding.py`). Everything of substance
-is in `api`.
+`grpc.health.v1.Health` are all its own and are given bytes (`api/decoding.py`). Everything of substance is in `api`.
 """
 
 import asyncio
@@ -11,14 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import torch
-from grpc_health.v1.health_pb2 import (
-    HealthCheckRequest,
-    HealthCheckResponse,
-    HealthListRequest,
-    HealthListResponse,
-)
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
@@ -26,7 +18,7 @@ from starlette.applications import Starlette
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.serve.api.decoding import parse, parse_stream
 from elastic.serve.api.grpc import answer, answer_stream
-from elastic.serve.api.health import Health
+from elastic.serve.api.health import Health, HealthCalls
 from elastic.serve.api.http import http_app
 from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
@@ -46,7 +38,7 @@ The event loop gives the lock away whenever it reads or writes a socket, and the
 """
 
 
-class EncoderReplica:
+class EncoderReplica(HealthCalls):
     """Answers embedding and health calls; ready once every submodel has run."""
 
     def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
@@ -104,38 +96,6 @@ class EncoderReplica:
             return self._service.info(grpc_context)
 
         return await answer(grpc_context, pb.InfoReply, info())
-
-    async def Check(self, request: bytes, grpc_context: RayServegRPCContext) -> HealthCheckResponse:
-        """`grpc.health.v1.Health/Check`."""
-
-        async def check() -> HealthCheckResponse:
-            service = parse(HealthCheckRequest, request).service
-            response = await self._health.check(service)
-            if response is None:
-                grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
-                grpc_context.set_details(f"no service {service!r} here")
-            return response or HealthCheckResponse()
-
-        return await answer(grpc_context, HealthCheckResponse, check())
-
-    async def List(self, request: bytes, grpc_context: RayServegRPCContext) -> HealthListResponse:
-        """`grpc.health.v1.Health/List`."""
-
-        async def check_all() -> HealthListResponse:
-            parse(HealthListRequest, request)
-            return await self._health.check_all()
-
-        return await answer(grpc_context, HealthListResponse, check_all())
-
-    async def Watch(self, request: bytes, grpc_context: RayServegRPCContext) -> AsyncIterator[HealthCheckResponse]:
-        """`grpc.health.v1.Health/Watch`."""
-
-        async def watch() -> AsyncIterator[HealthCheckResponse]:
-            async for response in self._health.watch(parse(HealthCheckRequest, request).service):
-                yield response
-
-        async for response in answer_stream(grpc_context, watch()):
-            yield response
 
     async def follow(self) -> Following:
         """Serve what is published now, or say why not; called on every replica by a deploy."""

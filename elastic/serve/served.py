@@ -1,11 +1,7 @@
-"""One model that answers: its weights, what can be chosen, its model thread and its decoding threads.
-
-Everything that belongs to one run and must change together when another run takes its place.
-"""
+"""One model that embeds: its weights, what can be chosen, its model thread and its decoding threads."""
 
 import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from elastic.profile.device import device_fingerprint
 from elastic.profile.store import load_latency, load_quality
@@ -19,16 +15,16 @@ from elastic.serve.payloads.inputs import Preparation
 from elastic.serve.payloads.urls import AllowList, ImageFetcher
 from elastic.serve.policies.registry import policy_maker
 from elastic.serve.resident import ResidentModel
+from elastic.serve.retirable import Retirable
 from elastic.serve.watchdog import Watchdog
 
 
-class Served:
-    """A warm model and its threads; closes itself once it is retired and the last call that uses it has ended."""
+class Served(Retirable):
+    """A warm model and its threads."""
 
     def __init__(self, name: str, model: ResidentModel, engine: Engine, preparation: Preparation) -> None:
-        self.name, self.model, self.engine, self.preparation = name, model, engine, preparation
-        self.num_calls = 0
-        self._is_retired = False
+        super().__init__(name)
+        self.model, self.engine, self.preparation = model, engine, preparation
 
     @classmethod
     def load(cls, config: ServeConfig, observer: Observer) -> "Served":
@@ -75,20 +71,14 @@ class Served:
         trained = self.model.encoder.space.embed_dims
         return [width for width in trained if all(width in front.levels[-1].quality for front in fronts)]
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep it open until the block ends, retired or not."""
-        self.num_calls += 1
-        try:
-            yield
-        finally:
-            self.num_calls -= 1
-            self._close_if_done()
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a batch has run for longer than can be."""
+        return self.engine.watchdog.is_stuck
 
-    def retire(self) -> None:
-        """No further call will use it: close it when those that do have ended."""
-        self._is_retired = True
-        self._close_if_done()
+    def abandon(self, error: BaseException) -> None:
+        """Let every input fail that waits or is computed."""
+        self.engine.abandon(error)
 
     async def canary(self) -> bool:
         """Whether the model still answers a fixed input correctly, in its own thread."""
@@ -98,10 +88,6 @@ class Served:
         """Stop computing and decoding."""
         self.engine.close()
         self.preparation.close()
-
-    def _close_if_done(self) -> None:
-        if self._is_retired and not self.num_calls:
-            self.close()
 
 
 def load_fronts(model: ResidentModel, config: ServeConfig) -> dict[Modality, Front]:

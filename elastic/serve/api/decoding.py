@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1 import generation_pb2 as generation_pb
 from elastic.errors import InvalidRequest
 
 _M = TypeVar("_M", bound=Message)
@@ -28,6 +29,11 @@ _HANDLERS = {
 def add_embedding_service(servicer: Any, server: Any) -> None:
     """Let the methods of `servicer` answer `elastic.v1.EmbeddingService`; they are given bytes."""
     _add(pb.DESCRIPTOR.services_by_name["EmbeddingService"], servicer, server)
+
+
+def add_generation_service(servicer: Any, server: Any) -> None:
+    """Let the methods of `servicer` answer `elastic.v1.GenerationService`; they are given bytes."""
+    _add(generation_pb.DESCRIPTOR.services_by_name["GenerationService"], servicer, server)
 
 
 def add_health_service(servicer: Any, server: Any) -> None:

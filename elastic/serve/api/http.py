@@ -7,7 +7,7 @@ those of `grpc.STATUS`, with the HTTP status of the table here. No ray: tests ca
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -18,7 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from elastic import errors
+from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1 import generation_pb2 as generation_pb
 from elastic.errors import ElasticError, InvalidRequest, RequestTooLarge
+from elastic.serve.access.gate import Caller
 from elastic.serve.api.grpc import RETRY_METADATA, status_of
 from elastic.serve.api.health import Health
 from elastic.serve.api.openai import (
@@ -32,6 +35,8 @@ from elastic.serve.api.openai import (
 from elastic.serve.api.service import EmbeddingService
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Info = Callable[[Caller], pb.InfoReply | generation_pb.GenerationInfoReply]
+"""What a caller is told of the model; raises if it may not ask."""
 
 BODY_S = 30.0
 """How long the body of a request may take to arrive, however steadily it drips."""
@@ -90,37 +95,41 @@ class HeaderCaller:
 def http_app(service: EmbeddingService, health: Health, max_message_bytes: int) -> Starlette:
     """The ASGI application of one replica."""
     max_body_bytes = math.ceil(max_message_bytes * BASE64_GROWTH)
-    started_s = int(time.time())
 
     async def embeddings(request: Request) -> Response:
         caller = HeaderCaller(request)
         service.check(caller)
-        body = read_body(await _read(request, max_body_bytes))
+        body = read_body(await read_bytes(request, max_body_bytes))
         reply = await service.embed(embed_request(body), caller)
         return JSONResponse(embeddings_answer(reply, body, service.info().model_name))
 
+    return application({"/v1/embeddings": embeddings}, service.info, health)
+
+
+def application(posts: Mapping[str, Endpoint], info: Info, health: Health) -> Starlette:
+    """Endpoints by path, the list of the one model, and `/health`; errors are answered as `error_response` says."""
+    started_s = int(time.time())
+
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model_answer(service.info(HeaderCaller(request)), started_s)]})
+        return JSONResponse({"object": "list", "data": [model_answer(info(HeaderCaller(request)), started_s)]})
 
     async def model(request: Request) -> Response:
-        info = service.info(HeaderCaller(request))
-        if request.path_params["name"] != info.model_name:
-            raise HTTPException(404, f"the one model here is {info.model_name}")
-        return JSONResponse(model_answer(info, started_s))
+        found = info(HeaderCaller(request))
+        if request.path_params["name"] != found.model_name:
+            raise HTTPException(404, f"the one model here is {found.model_name}")
+        return JSONResponse(model_answer(found, started_s))
 
     async def healthy(request: Request) -> Response:
         is_serving = await health.is_serving()
         return JSONResponse({"status": "serving" if is_serving else "not serving"}, 200 if is_serving else 503)
 
-    return Starlette(
-        routes=[
-            Route("/v1/embeddings", _answered(embeddings), methods=["POST"]),
-            Route("/v1/models", _answered(models)),
-            Route("/v1/models/{name}", _answered(model)),
-            Route("/health", _answered(healthy)),
-        ],
-        exception_handlers={HTTPException: _not_here},
-    )
+    routes = [Route(path, _answered(endpoint), methods=["POST"]) for path, endpoint in posts.items()]
+    routes += [
+        Route("/v1/models", _answered(models)),
+        Route("/v1/models/{name}", _answered(model)),
+        Route("/health", _answered(healthy)),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
 
 
 def error_response(error: Exception) -> Response:
@@ -162,7 +171,13 @@ async def _not_here(request: Request, error: Exception) -> Response:
     return JSONResponse(error_answer(error.detail, kind, code), error.status_code, error.headers)
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        RequestTooLarge: it is longer than that.
+        InvalidRequest: it took longer than `BODY_S`.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):

@@ -8,18 +8,20 @@ Unknown fields are refused, so that a misspelt objective is not ignored. No HTTP
 import base64
 import binascii
 import re
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1 import generation_pb2 as generation_pb
 from elastic.errors import InvalidRequest
 from elastic.quantise import Dtype, from_bytes, parse_dtype
 from elastic.serve.payloads.outputs import DTYPE_OF
 
 JsonObject = dict[str, Any]
+_Body = TypeVar("_Body", bound=BaseModel)
 
 DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 
@@ -28,6 +30,14 @@ PARAMETERS = {
     "slo.latency_ms": "latency_slo_ms",
     "slo.min_quality": "min_quality",
     "outputs[0].dtype": "output_dtype",
+    "text": "prompt",
+    "token_ids": "prompt",
+    "max_new_tokens": "max_tokens",
+    "sampling.temperature": "temperature",
+    "sampling.top_k": "top_k",
+    "sampling.top_p": "top_p",
+    "slo.token_latency_ms": "token_latency_slo_ms",
+    "slo.max_nats": "max_nats",
 }
 """What this API calls the fields that an error of the service may name; `inputs[...]` is `input[...]`."""
 
@@ -57,18 +67,27 @@ class EmbeddingsBody(BaseModel):
         return "float32" if self.output_dtype == "float" else parse_dtype(self.output_dtype)
 
 
-def read_body(data: bytes) -> EmbeddingsBody:
+def read_json(kind: type[_Body], data: bytes) -> _Body:
     """The body of a request.
 
     Raises:
         InvalidRequest: it is not JSON, or a field is unknown, missing or of the wrong type.
     """
     try:
-        body = EmbeddingsBody.model_validate_json(data)
+        return kind.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "body"
         raise InvalidRequest(field, first["msg"]) from error
+
+
+def read_body(data: bytes) -> EmbeddingsBody:
+    """The body of `POST /v1/embeddings`.
+
+    Raises:
+        InvalidRequest: as in `read_json`, or a dtype that is none, or not as it is to be written.
+    """
+    body = read_json(EmbeddingsBody, data)
     try:
         dtype = body.dtype
     except InvalidRequest as error:
@@ -112,14 +131,14 @@ def embeddings_answer(reply: pb.EmbedReply, body: EmbeddingsBody, model: str) ->
     }
 
 
-def model_answer(info: pb.InfoReply, created_s: int) -> JsonObject:
+def model_answer(info: pb.InfoReply | generation_pb.GenerationInfoReply, created_s: int) -> JsonObject:
     """The one model that is served, as an entry of `GET /v1/models`; `elastic` holds what the RPC `Info` answers."""
     return {
         "id": info.model_name,
         "object": "model",
         "created": created_s,
         "owned_by": "elastic",
-        "elastic": _plain(info),
+        "elastic": plain(info),
     }
 
 
@@ -165,7 +184,7 @@ def _decoded(uri: str, field: str) -> bytes:
 
 
 def _datum(item: pb.Embedding, index: int, body: EmbeddingsBody) -> JsonObject:
-    explanation = _plain(item.explanation)
+    explanation = plain(item.explanation)
     values = item.values_f32
     if item.vectors:
         (vector,) = item.vectors
@@ -176,6 +195,6 @@ def _datum(item: pb.Embedding, index: int, body: EmbeddingsBody) -> JsonObject:
     return {"object": "embedding", "index": index, "embedding": embedding, "elastic": explanation}
 
 
-def _plain(message: Message) -> JsonObject:
+def plain(message: Message) -> JsonObject:
     """A message as JSON values, its fields named as in the .proto file and none left out for being zero."""
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)

@@ -2,11 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
-from elastic.errors import ServerUnavailable
 from elastic.profile.device import device_fingerprint
 from elastic.profile.tables import Modality
 from elastic.serve.access.gate import Caller, Gate
@@ -20,6 +18,7 @@ from elastic.serve.api.grpc import (
     remaining_ms,
     status_of,
 )
+from elastic.serve.api.replica import ReplicaService
 from elastic.serve.config import ServeConfig
 from elastic.serve.engine import Computed, Engine, Request
 from elastic.serve.observer import Observer, Observers, Outcome
@@ -27,19 +26,14 @@ from elastic.serve.payloads.inputs import modality_of
 from elastic.serve.payloads.outputs import read_outputs, with_width_of
 from elastic.serve.served import Served
 
-DRAIN_POLL_S = 0.01
-ADVICE = "call again; another replica may answer"
 
-
-class EmbeddingService:
-    """The calls of one replica, each answered by the model that was served when it arrived."""
+class EmbeddingService(ReplicaService[Served]):
+    """The calls of one replica that embeds."""
 
     def __init__(self, served: Served, config: ServeConfig, observer: Observer, gate: Gate) -> None:
-        self._served, self._config, self.observer, self._gate = served, config, observer, gate
+        super().__init__(served, gate)
+        self._config, self.observer = config, observer
         self._limits = Limits(config.max_items_per_call, config.default_latency_ms)
-        self._is_draining = False
-        self._is_sound = True
-        self.num_calls = 0
 
     @classmethod
     def load(cls, config: ServeConfig, observers: Sequence[Observer] = ()) -> "EmbeddingService":
@@ -53,44 +47,6 @@ class EmbeddingService:
         observer = Observers(observers)
         return cls(Served.load(config, observer), config, observer, Gate.of(config.api_keys))
 
-    @property
-    def served(self) -> Served:
-        """What answers the next call."""
-        return self._served
-
-    def check(self, caller: Caller) -> None:
-        """Whether a caller may call at all, before anything that it sent is read.
-
-        Raises:
-            Unauthenticated: it may not.
-        """
-        self._gate.check(caller)
-
-    def swap(self, served: Served) -> None:
-        """Answer every further call with another model; calls under way end on the one they began with."""
-        self._served, old = served, self._served
-        old.retire()
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the model thread has been busy with one batch for longer than can be."""
-        return self._served.engine.watchdog.is_stuck
-
-    def set_sound(self, is_sound: bool) -> None:
-        """Whether the model can be relied on; while it cannot, no call waits for it or is accepted."""
-        self._is_sound = is_sound
-        if not is_sound:
-            self._served.engine.abandon(_not_sound())
-
-    async def drain(self, timeout_s: float) -> int:
-        """Accept no further call and wait for those that were; returns how many have not ended in time."""
-        self._is_draining = True
-        clock = asyncio.get_running_loop().time
-        deadline_s = clock() + timeout_s
-        while self.num_calls and clock() < deadline_s:
-            await asyncio.sleep(DRAIN_POLL_S)
-        return self.num_calls
-
     async def embed(self, request: pb.EmbedRequest, caller: Caller | None, *, in_stream: bool = False) -> pb.EmbedReply:
         """Embed every input; `caller` carries the client's key and absolute deadline, if it sent them.
 
@@ -100,8 +56,7 @@ class EmbeddingService:
         Raises:
             ElasticError: whatever is wrong with the request or in its way; `grpc.STATUS` says what becomes of it.
         """
-        served = self._served
-        with self._counted(), served.in_use():
+        with self._call() as served:
             return await self._embed(served, request, caller, in_stream)
 
     async def _embed(
@@ -221,32 +176,10 @@ class EmbeddingService:
             image_formats=served.preparation.formats,
         )
 
-    async def canary(self) -> bool:
-        """Whether the model still answers a fixed input correctly, in its own thread."""
-        return await self._served.canary()
-
     @property
     def num_waiting(self) -> int:
         """Inputs that wait for the model or are being decoded for it."""
         return self._served.engine.num_waiting
-
-    def close(self) -> None:
-        """Stop computing and decoding."""
-        self._served.close()
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self.num_calls += 1
-        try:
-            yield
-        finally:
-            self.num_calls -= 1
-
-    def _check_accepting(self) -> None:
-        if self._is_draining:
-            raise ServerUnavailable("replica", "is shutting down", ADVICE)
-        if not self._is_sound:
-            raise _not_sound()
 
     def _tell(
         self,
@@ -270,7 +203,3 @@ class EmbeddingService:
         if not isinstance(outcome, Exception):
             raise outcome
         return pb.EmbedStreamReply(id=message.id, failure=failure_message(status_of(outcome)))
-
-
-def _not_sound() -> ServerUnavailable:
-    return ServerUnavailable("replica", "its model does not answer as it should", ADVICE)

@@ -37,13 +37,17 @@ class Candidate:
     release: Release
     version: str
     """Of the weights."""
-    modalities: tuple[str, ...]
-    embed_dims: tuple[int, ...]
+    offers: tuple[str, ...]
+    """What callers may rely on, in words that its lack is told with."""
 
     @property
     def name(self) -> str:
         """Of the run."""
         return self.release.run.name
+
+
+TryOut = Callable[[Release, ServeConfig], Candidate]
+"""Loads a release as a replica would and has it answer something, or raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +72,18 @@ class Deployer:
         releases: Releases,
         follow_all: FollowAll,
         *,
+        try_out: TryOut | None = None,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Copy, try and publish the run of the settings, for the replicas that will start.
+        """Copy, try (`try_out_encoder`, if not said otherwise) and publish the run of the settings, for all replicas.
 
         Raises:
             CheckpointError, ProfileError: it cannot be served.
         """
         self._config, self._releases, self._follow_all = config, releases, follow_all
-        self._timeout_s, self._clock, self._sleep = timeout_s, clock, sleep
+        self._try, self._timeout_s, self._clock, self._sleep = try_out or try_out_encoder, timeout_s, clock, sleep
         self._lock = threading.Lock()
         self._previous: Candidate | None = None
         self._current = self._try_out(config.run)
@@ -129,7 +134,7 @@ class Deployer:
     def _try_out(self, run: Path) -> Candidate:
         release = self._releases.copy(run)
         try:
-            return try_out(release, self._config)
+            return self._try(release, self._config)
         except (CheckpointError, ProfileError) as error:
             self._releases.remove(release)
             # The caller knows the run, not our copy of it.
@@ -178,7 +183,7 @@ class Deployer:
             self._lock.release()
 
 
-def try_out(release: Release, config: ServeConfig) -> Candidate:
+def try_out_encoder(release: Release, config: ServeConfig) -> Candidate:
     """Load a release as a replica would, and compute every modality with its smallest and largest submodel.
 
     Raises:
@@ -194,19 +199,16 @@ def try_out(release: Release, config: ServeConfig) -> Candidate:
             if not np.isfinite(model.compute(modality, level.submodel, [model.example(modality)])).all():
                 problem = f"{level.name} embeds a fixed {modality} into values that are not finite"
                 raise CheckpointError(str(release.run), problem, "train the model again")
-    return Candidate(release, model.version, tuple(sorted(fronts)), tuple(model.encoder.space.embed_dims))
+    widths = (f"width {width}" for width in model.encoder.space.embed_dims)
+    return Candidate(release, model.version, (*(f"{modality}s" for modality in sorted(fronts)), *widths))
 
 
 def check_not_narrower(old: Candidate, new: Candidate) -> None:
-    """Accept what offers every modality and width that callers may use now.
+    """Accept what offers everything that callers may rely on now.
 
     Raises:
         CheckpointError: something is missing.
     """
-    lost = [
-        *(f"{modality}s" for modality in old.modalities if modality not in new.modalities),
-        *(f"width {width}" for width in old.embed_dims if width not in new.embed_dims),
-    ]
-    if lost:
+    if lost := [name for name in old.offers if name not in new.offers]:
         problem = f"does not offer {', '.join(lost)}, which {old.name} does"
         raise CheckpointError(new.name, problem, "deploy it with --allow-narrower if no caller needs that")

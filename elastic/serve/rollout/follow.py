@@ -7,11 +7,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from elastic.errors import ElasticError
-from elastic.serve.api.service import EmbeddingService
+from elastic.serve.api.replica import ReplicaService
+from elastic.serve.retirable import Retirable
 from elastic.serve.rollout.release import Release, Releases
-from elastic.serve.served import Served
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ class Follower:
 
     def __init__(
         self,
-        service: EmbeddingService,
+        service: ReplicaService[Any],
         releases: Releases,
         serving: Release,
-        load: Callable[[Release], Served],
+        load: Callable[[Release], Retirable],
     ) -> None:
         """Follow `releases` from `serving` on; `load` runs in a thread of its own."""
         self._service, self._releases, self._load = service, releases, load
@@ -61,7 +62,7 @@ class Follower:
 
     async def _switch(self, release: Release) -> None:
         (loaded,) = await asyncio.gather(asyncio.to_thread(self._load, release), return_exceptions=True)
-        if isinstance(loaded, Served):
+        if isinstance(loaded, Retirable):
             self._service.swap(loaded)
             self._serving = release
             logger.info("serving release %d, model version %s", release.number, loaded.version)

@@ -9,11 +9,13 @@ from elastic.serve.telemetry.logs import RequestLog
 from elastic.serve.telemetry.tracing import Traces, find_exporter, tracer
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from elastic.serve.telemetry.metrics import Metrics
 
 
-def replica_metrics(replica: str) -> "Metrics | None":
-    """What counts in this process, if its server shows metrics; written to where `exporter.py` reads it."""
+def replica_registry() -> "CollectorRegistry | None":
+    """Where this process counts, if its server shows metrics; written to where `exporter.py` reads it."""
     directory = os.environ.get(METRICS_DIR_VARIABLE)
     if directory is None:
         return None
@@ -21,10 +23,18 @@ def replica_metrics(replica: str) -> "Metrics | None":
     # Not at the top: prometheus_client looks at that variable once, when it is first imported.
     from prometheus_client import CollectorRegistry, values
 
+    assert values.ValueClass._multiprocess, "prometheus_client was imported before"
+    return CollectorRegistry()
+
+
+def replica_metrics(replica: str) -> "Metrics | None":
+    """What counts in this process, if its server shows metrics."""
+    registry = replica_registry()
+    if registry is None:
+        return None
     from elastic.serve.telemetry.metrics import Metrics
 
-    assert values.ValueClass._multiprocess, "prometheus_client was imported before"
-    return Metrics(CollectorRegistry(), replica)
+    return Metrics(registry, replica)
 
 
 def replica_records(config: ServeConfig, replica: str) -> list[Observer]:

@@ -8,14 +8,14 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from math import isnan
 from pathlib import Path
 
 from elastic.errors import ConfigError
-from elastic.serve.observer import Observer, Outcome
+from elastic.serve.observer import ERROR, Observer, Outcome
 
 MAX_FILE_BYTES, NUM_OLD_FILES = 64 * 2**20, 3
 
@@ -76,8 +76,12 @@ class RequestLog(Observer):
 
     def request_finished(self, outcome: Outcome) -> None:
         """Write its line."""
-        if outcome.name == "error" or self._draw() < self._share:
-            self._logger.info(outcome.name, extra={"fields": fields(outcome)})
+        self.write(outcome.name, lambda: fields(outcome))
+
+    def write(self, outcome: str, told: Callable[[], dict[str, object]]) -> None:
+        """Write a line for a request that ended so, if it is sampled or met a fault."""
+        if outcome == ERROR or self._draw() < self._share:
+            self._logger.info(outcome, extra={"fields": told()})
 
     def close(self) -> None:
         """Close the file."""
@@ -87,11 +91,8 @@ class RequestLog(Observer):
 
 def fields(outcome: Outcome) -> dict[str, object]:
     """What is told of a request; what is not known of it is left out."""
-    found: dict[str, object] = {"outcome": outcome.name, "total_ms": round(outcome.total_ms, 3)}
-    metadata = outcome.metadata
-    found |= {name: metadata[key] for key, name in SENT.items() if key in metadata}
-    if outcome.key is not None:
-        found["key"] = outcome.key
+    found = sender_fields(outcome.metadata, outcome.key)
+    found = {"outcome": outcome.name, "total_ms": round(outcome.total_ms, 3)} | found
     if not isnan(outcome.slack_ms):
         found["slack_ms"] = round(outcome.slack_ms, 3)
     if outcome.request is not None:
@@ -110,3 +111,9 @@ def fields(outcome: Outcome) -> dict[str, object]:
     if outcome.error is not None:
         found["error"] = type(outcome.error).__name__
     return found
+
+
+def sender_fields(metadata: Mapping[str, str], key: str | None) -> dict[str, object]:
+    """What is told of who sent a request: the names it gave it, and the name of its key."""
+    found: dict[str, object] = {name: metadata[sent] for sent, name in SENT.items() if sent in metadata}
+    return found if key is None else found | {"key": key}

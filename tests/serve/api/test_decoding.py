@@ -1,4 +1,4 @@
-"""What a replica is given for what was sent: by a bare grpc.aio server with both services, and by `parse` alone."""
+"""What a replica is given for what was sent: by a bare grpc.aio server with all services, and by `parse` alone."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +8,15 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1 import generation_pb2 as generation_pb
 from elastic.errors import InvalidRequest
-from elastic.serve.api.decoding import add_embedding_service, add_health_service, parse, parse_stream
+from elastic.serve.api.decoding import (
+    add_embedding_service,
+    add_generation_service,
+    add_health_service,
+    parse,
+    parse_stream,
+)
 
 CUT_SHORT = pb.EmbedRequest(inputs=[pb.Input(text="a cat")]).SerializeToString()[:-1]
 NOT_UTF8 = pb.EmbedRequest(inputs=[pb.Input(text="cat")]).SerializeToString().replace(b"cat", b"\xff\xfe\xfd")
@@ -33,10 +40,11 @@ async def given(methods: list[str], messages: list[bytes]) -> list[tuple[str, by
                 seen.append((name, request))
                 yield b""
 
-            return {"EmbedStream": streams, "Watch": stream}.get(name, unary)
+            return {"EmbedStream": streams, "Watch": stream, "Generate": stream}.get(name, unary)
 
     server = grpc.aio.server()
     add_embedding_service(Servicer(), server)
+    add_generation_service(Servicer(), server)
     add_health_service(Servicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -44,7 +52,7 @@ async def given(methods: list[str], messages: list[bytes]) -> list[tuple[str, by
         for method in methods:
             if method.endswith("Stream"):
                 assert [reply async for reply in channel.stream_stream(method)(iter(messages))] == [b""]
-            elif method.endswith("Watch"):
+            elif method.endswith(("Watch", "Generate")):
                 assert [reply async for reply in channel.unary_stream(method)(messages[0])] == [b""]
             else:
                 assert await channel.unary_unary(method)(messages[0]) == b""
@@ -52,12 +60,16 @@ async def given(methods: list[str], messages: list[bytes]) -> list[tuple[str, by
     return seen
 
 
-def test_every_method_of_both_services_is_given_the_bytes_that_were_sent() -> None:
-    services = (pb.DESCRIPTOR.services_by_name["EmbeddingService"], health_pb2.DESCRIPTOR.services_by_name["Health"])
+def test_every_method_of_all_services_is_given_the_bytes_that_were_sent() -> None:
+    services = (
+        pb.DESCRIPTOR.services_by_name["EmbeddingService"],
+        generation_pb.DESCRIPTOR.services_by_name["GenerationService"],
+        health_pb2.DESCRIPTOR.services_by_name["Health"],
+    )
     names = [(service.full_name, method.name) for service in services for method in service.methods]
     seen = asyncio.run(given([f"/{service}/{name}" for service, name in names], [b"\xff"]))
     assert seen == [(name, b"\xff") for _, name in names]
-    assert len(names) == 6
+    assert len(names) == 8
 
 
 def test_all_messages_of_a_stream_come_as_they_were_sent() -> None:

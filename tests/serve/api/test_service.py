@@ -257,7 +257,7 @@ def test_a_drain_says_how_many_calls_did_not_end_in_time(service: EmbeddingServi
 
 
 async def stuck_call(service: EmbeddingService) -> None:
-    with service._counted():
+    with service._call():
         await asyncio.Event().wait()
 
 

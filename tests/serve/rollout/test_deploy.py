@@ -13,7 +13,7 @@ from elastic.profile.provenance import Device
 from elastic.profile.store import LATENCY, QUALITY
 from elastic.profile.tables import LatencyTable
 from elastic.serve.config import ServeConfig
-from elastic.serve.rollout.deploy import Candidate, Deployer, check_not_narrower
+from elastic.serve.rollout.deploy import Candidate, Deployer, check_not_narrower, try_out_encoder
 from elastic.serve.rollout.follow import Following
 from elastic.serve.rollout.release import Release, Releases
 
@@ -197,21 +197,24 @@ def test_messages_of_the_control_socket_are_understood(fleet: Fleet, deployer: D
     assert deployer.handle({"verb": "rollback"})["name"] == "tiny"
 
 
-WIDE = Candidate(Release(1, Path("a/wide")), "v", ("image", "text"), (8, 16, 32))
+WIDE = Candidate(Release(1, Path("a/wide")), "v", ("images", "texts", "width 8", "width 16"))
 
 
 @pytest.mark.parametrize(
-    ("modalities", "embed_dims", "lost"),
+    ("offers", "lost"),
     [
-        (("image",), (8, 16, 32), "texts"),
-        (("image", "text"), (8, 32), "width 16"),
-        (("text",), (8,), "images, width 16"),
+        (("images", "width 8", "width 16"), "texts"),
+        (("images", "texts", "width 8"), "width 16"),
+        (("texts", "width 8"), "images, width 16"),
     ],
 )
-def test_what_offers_less_is_refused_with_what_would_be_lost(
-    modalities: tuple[str, ...], embed_dims: tuple[int, ...], lost: str
-) -> None:
-    narrow = Candidate(Release(2, Path("a/narrow")), "w", modalities, embed_dims)
+def test_what_offers_less_is_refused_with_what_would_be_lost(offers: tuple[str, ...], lost: str) -> None:
+    narrow = Candidate(Release(2, Path("a/narrow")), "w", offers)
     with pytest.raises(CheckpointError, match=f"does not offer {lost}.*--allow-narrower"):
         check_not_narrower(WIDE, narrow)
     check_not_narrower(narrow, WIDE)
+
+
+def test_a_candidate_offers_every_modality_and_width(tiny_run: Path, tmp_path: Path) -> None:
+    candidate = try_out_encoder(Releases(tmp_path).copy(tiny_run), ServeConfig(run=tiny_run))
+    assert candidate.offers == ("images", "texts", "width 8", "width 16", "width 32")
