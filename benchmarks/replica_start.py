@@ -24,7 +24,7 @@ from elastic.checkpoint import resolve_run
 from elastic.client import Client
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
-from elastic.serve.app import APP_NAME, DEPLOYMENT_NAME, serving
+from elastic.serve.app import APP_NAME, serving
 from elastic.serve.command import ensure_profiled
 from elastic.serve.config import ServeConfig
 from elastic.serve.ingress.ports import free_port
@@ -78,7 +78,7 @@ def wait_until_none_runs() -> None:
     """Return when the last replica has stopped and the ingress has heard of it."""
     from ray import serve
 
-    while serve.status().applications[APP_NAME].deployments[DEPLOYMENT_NAME].replica_states:
+    while serve.status().applications[APP_NAME].deployments["encoder"].replica_states:
         time.sleep(0.1)
     time.sleep(2.0)
 

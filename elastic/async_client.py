@@ -8,17 +8,20 @@ Needs grpc and numpy, neither torch nor ray.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import grpc
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1 import generation_pb2 as generation_pb
 from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceStub
+from elastic._pb.elastic.v1.generation_pb2_grpc import GenerationServiceStub
 from elastic.channel import Tls, key_metadata, open_aio_channel
 from elastic.errors import ElasticError
+from elastic.generated import Generated, GenerateOptions, generate_deadline, generate_request, generated
 from elastic.messages import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_S,
@@ -60,6 +63,7 @@ class AsyncClient:
         self._metadata = key_metadata(api_key)
         self._channel = open_aio_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
+        self._generation = GenerationServiceStub(self._channel)
 
     async def embed(
         self,
@@ -127,10 +131,39 @@ class AsyncClient:
         finally:
             call.cancel()
 
+    async def generate(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+    ) -> AsyncGenerator[Generated, None]:
+        """A prompt continued by the language model of a server; arguments and errors are those of `Client.generate`."""
+        request, deadline = generate_request(prompt, options), generate_deadline(options)
+        metadata = self._deadline_metadata(deadline)
+        self._retries.call_began()
+        for attempt in itertools.count(1):
+            call = self._generation.Generate(request, timeout=deadline.wait_s(), metadata=metadata)
+            has_begun = False
+            try:
+                async for reply in call:
+                    has_begun = True
+                    yield generated(reply)
+                return
+            except grpc.RpcError as error:
+                can_repeat = is_unavailable(error) and not has_begun
+                pause_s = self._retries.pause_s(attempt, deadline.left_s()) if can_repeat else None
+                if pause_s is None:
+                    raise error_of(self.address, error, deadline) from error
+                await asyncio.sleep(pause_s)
+            finally:
+                call.cancel()
+
     async def info(self) -> pb.InfoReply:
         """What the server can choose from, and its limits; errors are those of `Client.info`."""
         deadline = Deadline(budget_ms=None, timeout_s=self._timeout_s)
         return await self._call(self._stub.Info, pb.InfoRequest(), deadline)
+
+    async def generation_info(self) -> generation_pb.GenerationInfoReply:
+        """What a server of a language model can choose from, and its limits; errors are those of `Client.info`."""
+        deadline = Deadline(budget_ms=None, timeout_s=self._timeout_s)
+        return await self._call(self._generation.Info, generation_pb.GenerationInfoRequest(), deadline)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -144,9 +177,12 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    def _deadline_metadata(self, deadline: Deadline) -> list[tuple[str, str]]:
+        return [*self._metadata, *(deadline.metadata() if self._synchronised_clocks else [])]
+
     async def _call(self, method: Callable[..., Awaitable[_T]], request: object, deadline: Deadline) -> _T:
         """One unary call; found nobody, it is repeated as `elastic.retry` allows."""
-        metadata = [*self._metadata, *(deadline.metadata() if self._synchronised_clocks else [])]
+        metadata = self._deadline_metadata(deadline)
         self._retries.call_began()
         for attempt in itertools.count(1):
             try:

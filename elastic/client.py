@@ -9,18 +9,28 @@ Needs grpc and numpy, neither torch nor ray. Errors are those of `elastic.errors
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import grpc
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic._pb.elastic.v1 import generation_pb2 as generation_pb
 from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceStub
+from elastic._pb.elastic.v1.generation_pb2_grpc import GenerationServiceStub
 from elastic.async_client import AsyncClient
 from elastic.channel import Tls, key_metadata, open_channel
 from elastic.errors import ElasticError
+from elastic.generated import (
+    Finished,
+    Generated,
+    GenerateOptions,
+    generate_deadline,
+    generate_request,
+    generated,
+)
 from elastic.messages import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_S,
@@ -40,7 +50,18 @@ from elastic.messages import (
 from elastic.quantise import Dtype, Output
 from elastic.retry import NUM_ATTEMPTS, Retries
 
-__all__ = ["DEFAULT_ADDRESS", "GRACE_MS", "AsyncClient", "Client", "Embedding", "Output", "Tls", "Vector"]
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "GRACE_MS",
+    "AsyncClient",
+    "Client",
+    "Embedding",
+    "Finished",
+    "Generated",
+    "Output",
+    "Tls",
+    "Vector",
+]
 
 _T = TypeVar("_T")
 
@@ -81,6 +102,7 @@ class Client:
         self._metadata = key_metadata(api_key)
         self._channel = open_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
+        self._generation = GenerationServiceStub(self._channel)
 
     def embed(
         self,
@@ -170,6 +192,43 @@ class Client:
         except grpc.RpcError as error:
             raise error_of(self.address, error, deadline) from error
 
+    def generate(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]
+    ) -> Generator[Generated, None, None]:
+        """A prompt (a text, or tokens of the model's own vocabulary) continued by the language model of a server.
+
+        Pieces come as they are generated, the last with how it ended (`Generated.finished`). Nothing is sent before the
+        first is asked for; closing the iterator ends the generation. A call that found no server is repeated as any
+        other, until its first piece.
+
+        Raises:
+            InvalidRequest: the prompt or an option is malformed, or both do not fit the model's context.
+            SloInfeasible: not even an idle server could keep the objective.
+            Overloaded: it could not be kept beside what runs, or no place is free; try again after `retry_after_ms`.
+            Unauthenticated: the server asks for an API key that it knows.
+            DeadlineExceeded: `timeout_s` was over before the end.
+            ServerUnavailable: nothing answers at the address, or the server gave out on the way.
+        """
+        request, deadline = generate_request(prompt, options), generate_deadline(options)
+        metadata = self._deadline_metadata(deadline)
+        self._retries.call_began()
+        for attempt in itertools.count(1):
+            call = self._generation.Generate(request, timeout=deadline.wait_s(), metadata=metadata)
+            has_begun = False
+            try:
+                for reply in call:
+                    has_begun = True
+                    yield generated(reply)
+                return
+            except grpc.RpcError as error:
+                can_repeat = is_unavailable(error) and not has_begun
+                pause_s = self._retries.pause_s(attempt, deadline.left_s()) if can_repeat else None
+                if pause_s is None:
+                    raise error_of(self.address, error, deadline) from error
+                time.sleep(pause_s)
+            finally:
+                call.cancel()
+
     def info(self) -> pb.InfoReply:
         """What the server can choose from, and its limits.
 
@@ -178,6 +237,11 @@ class Client:
             ServerUnavailable: nothing answers at the address.
         """
         return self._call(self._stub.Info, pb.InfoRequest(), Deadline(budget_ms=None, timeout_s=self._timeout_s))
+
+    def generation_info(self) -> generation_pb.GenerationInfoReply:
+        """What a server of a language model can choose from, and its limits; errors are those of `info`."""
+        deadline = Deadline(budget_ms=None, timeout_s=self._timeout_s)
+        return self._call(self._generation.Info, generation_pb.GenerationInfoRequest(), deadline)
 
     def close(self) -> None:
         """Close the connection."""
@@ -191,9 +255,12 @@ class Client:
     ) -> None:
         self.close()
 
+    def _deadline_metadata(self, deadline: Deadline) -> list[tuple[str, str]]:
+        return [*self._metadata, *(deadline.metadata() if self._synchronised_clocks else [])]
+
     def _call(self, method: Callable[..., _T], request: object, deadline: Deadline) -> _T:
         """One unary call; found nobody, it is repeated as `elastic.retry` allows."""
-        metadata = [*self._metadata, *(deadline.metadata() if self._synchronised_clocks else [])]
+        metadata = self._deadline_metadata(deadline)
         self._retries.call_began()
         for attempt in itertools.count(1):
             try:

@@ -45,7 +45,7 @@ async def collect(answers: AsyncIterator[tuple[int, object]]) -> dict[int, objec
     return {position: answer async for position, answer in answers}
 
 
-@pytest.mark.parametrize("name", ["__init__", "embed", "embed_stream", "info"])
+@pytest.mark.parametrize("name", ["__init__", "embed", "embed_stream", "generate", "info", "generation_info"])
 def test_every_call_takes_what_that_of_the_client_takes(name: str) -> None:
     def parameters(kind: type) -> list[tuple[str, object]]:
         found = inspect.signature(getattr(kind, name)).parameters.values()

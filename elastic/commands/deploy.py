@@ -19,8 +19,8 @@ TIMEOUT_S = 1_200.0
 class Deploy:
     """Put another run into a running `elastic serve`, on this machine, without failing a request.
 
-    The run needs a quality table and a latency table of this machine (`elastic evaluate`, `elastic profile`). The
-    server tries it first; what is damaged, lacks tables or answers nonsense is refused and the old model goes on.
+    An image-text run needs a quality table and a latency table of this machine (`elastic evaluate`, `elastic profile`).
+    The server tries it first; what is damaged, lacks tables or answers nonsense is refused and the old model goes on.
     Returns when every replica answers with the new model.
 
     Example: elastic deploy runs/icons_v2
@@ -33,7 +33,7 @@ class Deploy:
     server: str = DEFAULT_ADDRESS
     """host:port of the server; it must run on this machine, as this user."""
     allow_narrower: bool = False
-    """Deploy it even if it lacks a modality or an embedding width of the served model."""
+    """Deploy it even if it lacks a modality, embedding width, granularity or tokenizer of the served model."""
 
     def run(self) -> None:
         """Ask the server, wait, and print what changed."""
@@ -64,6 +64,6 @@ def report(deployed: dict[str, object]) -> str:
     """What a person needs to know about a deploy that is done."""
     change = "{old_name} {old_version} -> {name} {version}".format(**deployed)
     lines = [f"serving {change} on {deployed['num_replicas']} replica(s) after {deployed['took_s']:.1f} s"]
-    if deployed["old_version"] != deployed["version"]:
-        lines.append("embeddings of the two models cannot be compared: build every index anew before you search it")
+    if deployed["advice"]:
+        lines.append(str(deployed["advice"]))
     return "\n".join(lines)

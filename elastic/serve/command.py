@@ -1,7 +1,9 @@
 """The verb `elastic serve`: check the tables, measure if needed, start, wait for Ctrl-C."""
 
+import os
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -10,8 +12,10 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from elastic.checkpoint import load_model, resolve_run
+from elastic.checkpoint import load_model
 from elastic.errors import ConfigError, ProfileError
+from elastic.model.pretrained import BUNDLED_RUN
+from elastic.model.storage import Kind, run_kind
 from elastic.profile.device import check_device, device_fingerprint
 from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import latency_path, load_latency, load_quality
@@ -19,6 +23,7 @@ from elastic.profile.tables import Quantile
 from elastic.serve.app import Server, serving
 from elastic.serve.config import ServeConfig, is_loopback
 from elastic.serve.scaling.scaler import ScalingRules
+from elastic.serve.telemetry.tracing import exporter_name
 
 QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
 """Enough rounds to choose between submodels; `elastic profile` takes more."""
@@ -28,9 +33,12 @@ QUICK = LatencyConfig(rounds=30, warmup_rounds=2, max_s=30.0)
 class Serve:
     """Answer gRPC and HTTP requests, each with the best submodel and width that meet its latency objective.
 
-    Serves `elastic.v1.EmbeddingService` (Embed, EmbedStream, Info), `grpc.health.v1.Health`, reflection and, over HTTP,
-    OpenAI's /v1/embeddings until Ctrl-C or SIGTERM. The choice is made from the run's measured tables; without a
-    latency table of this machine it measures first, which takes about half a minute.
+    Of an image-text run it serves `elastic.v1.EmbeddingService` (Embed, EmbedStream, Info), `grpc.health.v1.Health`,
+    reflection and, over HTTP, OpenAI's /v1/embeddings until Ctrl-C or SIGTERM. The choice is made from the run's
+    measured tables; without a latency table of this machine it measures first, which takes about half a minute.
+
+    Of a language-model run it serves `elastic.v1.GenerationService` and OpenAI's /v1/completions in their place; every
+    replica times its submodels when it starts, and settings of images, batches and profiles mean nothing.
 
     Example: elastic serve runs/icons --port 9000
     """
@@ -88,6 +96,8 @@ class Serve:
     """Inputs in one request."""
     max_waiting_items: int = 512
     """Inputs that may wait at one replica; more are refused with a retry hint."""
+    max_sequences: int = 8
+    """Texts that one replica of a language model generates at once; more are refused with a retry hint."""
     max_message_bytes: int = 32 * 2**20
     """Size of one request in bytes."""
     max_image_pixels: int = 32_000_000
@@ -110,18 +120,22 @@ class Serve:
         """Start, say how to call it, and wait for the end."""
         console = Console()
         check_device(self.device)
-        config = self.config(resolve_run(self.run_dir))
+        kind = "encoder" if self.run_dir is None else run_kind(self.run_dir)
+        config = self.config(BUNDLED_RUN if self.run_dir is None else self.run_dir)
         for warning in security_warnings(config):
             console.print(f"[bold yellow]warning[/bold yellow] {warning}")
-        load_quality(config.run)  # before anything slow: without it nothing can be chosen
-        ensure_profiled(config, self.profile, console)
+        if kind == "encoder":
+            load_quality(config.run)  # before anything slow: without it nothing can be chosen
+            ensure_profiled(config, self.profile, console)
+        else:
+            check_generates(config, os.environ)
         console.print(f"starting [bold]{config.run.name}[/bold] on Ray Serve (about 20 s) ...")
         stop = threading.Event()
         with serving(config) as server:
             # After Ray has started, because it installs handlers of its own.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _setter(stop))
-            console.print(ready_message(server, config))
+            console.print(ready_message(server, config, kind))
             stop.wait()
             console.print("stopping ...")
         console.print("stopped")
@@ -179,7 +193,21 @@ def security_warnings(config: ServeConfig) -> list[str]:
     return warnings
 
 
-def ready_message(server: Server, config: ServeConfig) -> str:
+def check_generates(config: ServeConfig, environment: Mapping[str, str]) -> None:
+    """Accept settings that hold for language models, too.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    if config.scaling is not None:
+        rule = "a language model is served by a fixed number of replicas: use --num-replicas"
+        raise ConfigError("serve.max_replicas", config.scaling.max_replicas, rule)
+    if (exporter := exporter_name(environment)) is not None:
+        rule = "requests of a language model are not traced; unset the OTEL_ variables for this server"
+        raise ConfigError("OTEL_TRACES_EXPORTER", exporter, rule)
+
+
+def ready_message(server: Server, config: ServeConfig, kind: Kind = "encoder") -> str:
     """What a person needs to know once the server answers."""
     address = server.address
     flag = "" if address == "127.0.0.1:9000" else f" --server {address}"
@@ -192,9 +220,13 @@ def ready_message(server: Server, config: ServeConfig) -> str:
     metrics = "" if server.metrics_url is None else f"  watch  elastic top {server.metrics_url}\n"
     requests = "" if config.log_requests is None else f"         {config.log_requests}/requests-*.jsonl\n"
     size = f"{config.num_replicas}" if config.scaling is None else config.scaling.sizes
+    attempt = f"{key}elastic embed IMAGE.png --latency-slo-ms 20{flag}"
+    if kind == "decoder":
+        body = '{"prompt": "Once", "max_tokens": 64, "stream": true}'
+        attempt = f"curl -N {curl}{server.http_address}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
     return (
         f"[bold green]ready[/bold green] at {address}: {size} replica(s), model {config.run.name}\n"
-        f"  try    {key}elastic embed IMAGE.png --latency-slo-ms 20{flag}\n"
+        f"  try    {attempt}\n"
         f"  or     grpcurl {grpcurl} {address} list\n"
         f"  HTTP   curl {curl}{server.http_address}/v1/models\n"
         f"{metrics}"

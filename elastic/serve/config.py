@@ -58,6 +58,8 @@ class ServeConfig:
     """Inputs in one request."""
     max_waiting_items: int = 512
     """Inputs that may wait at one replica; more are refused at once."""
+    max_sequences: int = 8
+    """Texts that one replica of a language model generates at once; more are refused at once."""
     max_message_bytes: int = 32 * 2**20
     """Size of one request."""
     max_image_pixels: int = 32_000_000
@@ -87,9 +89,9 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         positive = (
-            "num_replicas num_threads max_batch_size max_items_per_call max_waiting_items max_message_bytes "
-            "max_image_pixels max_text_chars max_stream_requests default_latency_ms decode_threads drain_s "
-            "stuck_after_s"
+            "num_replicas num_threads max_batch_size max_items_per_call max_waiting_items max_sequences "
+            "max_message_bytes max_image_pixels max_text_chars max_stream_requests default_latency_ms decode_threads "
+            "drain_s stuck_after_s"
         )
         for name in positive.split():
             if getattr(self, name) <= 0:

@@ -17,7 +17,7 @@ from elastic.profile.store import LATENCY, load_latency
 from elastic.profile.tables import LatencyTable
 from elastic.serve import command
 from elastic.serve.app import Server
-from elastic.serve.command import Serve, ensure_profiled, ready_message, security_warnings
+from elastic.serve.command import Serve, check_generates, ensure_profiled, ready_message, security_warnings
 from elastic.serve.config import ServeConfig
 from elastic.serve.scaling.scaler import ScalingRules
 
@@ -163,3 +163,19 @@ def test_the_embed_verb_prints_the_choice_and_writes_the_array(server: str, png:
     assert done.returncode == 0, done.stderr
     assert "XL" in done.stdout and "objective met" in done.stdout
     assert np.load(output).shape == (2, 16)
+
+
+def test_a_language_model_is_tried_with_a_prompt(tmp_path: Path) -> None:
+    config = ServeConfig(run=tmp_path, api_keys=tmp_path / "keys.json")
+    server = Server(address="127.0.0.1:9000", http_address="127.0.0.1:9001", log_dir=tmp_path)
+    message = ready_message(server, config, "decoder")
+    assert "http://127.0.0.1:9001/v1/completions" in message and '"stream": true' in message
+    assert "authorization: Bearer $ELASTIC_API_KEY" in message and "elastic embed" not in message
+
+
+def test_what_a_language_model_cannot_be_served_with_is_refused(tmp_path: Path) -> None:
+    check_generates(ServeConfig(run=tmp_path), {})
+    with pytest.raises(ConfigError, match=r"serve\.max_replicas=4: .* fixed number of replicas"):
+        check_generates(ServeConfig(run=tmp_path, scaling=ScalingRules(max_replicas=4)), {})
+    with pytest.raises(ConfigError, match="not traced"):
+        check_generates(ServeConfig(run=tmp_path), {"OTEL_TRACES_EXPORTER": "console"})

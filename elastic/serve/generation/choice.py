@@ -19,8 +19,8 @@ from elastic.submodel import Submodel
 
 HEADROOM = 1.15
 """Tokens are counted as so much slower before a promise rests on them, as on the image side."""
-MEMORY_TOKENS = 200
-"""About how many of the latest tokens a predicted time is the mean of."""
+MEMORY_STEPS, MEMORY_TOKENS = 50, 200
+"""About how many of the latest plain steps, and tokens of sequences with drafts, predicted times are the mean of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +142,26 @@ def _predicted_ms(option: Option, slo: TokenSlo, running: Sequence[Share]) -> fl
 
 
 class TokenTimes:
-    """Time of the model per token, by submodel and by whether a draft may help: as measured first, then as it is."""
+    """Time of the model per token, by submodel and by whether a draft may help: as measured first, then as it is.
+
+    What slows one submodel down (other work on the machine) slows all of them down, also those that have not run since;
+    what drafts bring differs between submodels, and begins at nothing.
+    """
 
     def __init__(self, measured_ms: Mapping[Submodel, float]) -> None:
-        """Begin with plain steps; what drafts bring shows while they are made."""
-        self._sums = {
-            (submodel, drafts): (ms * MEMORY_TOKENS, float(MEMORY_TOKENS))
-            for submodel, ms in measured_ms.items()
-            for drafts in (False, True)
-        }
+        """Begin with the times of plain steps."""
+        self._measured_ms = dict(measured_ms)
+        self._slowness = 1.0
+        self._gains = dict.fromkeys(measured_ms, 1.0)
 
     def token_ms(self, submodel: Submodel, drafts: bool) -> float:
         """What is expected of the next token."""
-        ms, tokens = self._sums[submodel, drafts]
-        return ms / tokens
+        return self._measured_ms[submodel] * self._slowness * (self._gains[submodel] if drafts else 1.0)
 
-    def observe(self, submodel: Submodel, drafts: bool, ms: float, num_tokens: int) -> None:
-        """Take in a step that brought tokens and did not read a prompt."""
-        held = max(0.0, 1 - num_tokens / MEMORY_TOKENS)
-        before_ms, before = self._sums[submodel, drafts]
-        self._sums[submodel, drafts] = (before_ms * held + ms, before * held + num_tokens)
+    def observe(self, submodel: Submodel, drafts: bool, ms: float, num_tokens: int, num_drafted: int = 0) -> None:
+        """Take in a step that brought tokens, and did not read a prompt, of a sequence that a draft may help or not."""
+        if drafts:
+            ratio = ms / num_tokens / self.token_ms(submodel, drafts=False)
+            self._gains[submodel] += min(1.0, num_tokens / MEMORY_TOKENS) * (ratio - self._gains[submodel])
+        if not num_drafted:
+            self._slowness += (ms / self._measured_ms[submodel] - self._slowness) / MEMORY_STEPS

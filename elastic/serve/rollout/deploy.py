@@ -39,6 +39,8 @@ class Candidate:
     """Of the weights."""
     offers: tuple[str, ...]
     """What callers may rely on, in words that its lack is told with."""
+    advice: str = ""
+    """What to do about everything that another model has answered before."""
 
     @property
     def name(self) -> str:
@@ -61,6 +63,8 @@ class Deployed:
     num_replicas: int
     took_s: float
     """From the request to the moment when every replica answered with the new version."""
+    advice: str = ""
+    """What to do now; nothing if the weights are the same."""
 
 
 class Deployer:
@@ -155,7 +159,9 @@ class Deployer:
         dropped, self._previous, self._current = self._previous, old, new
         if dropped is not None and dropped is not new:
             self._releases.remove(dropped.release)
-        return Deployed(old.name, old.version, new.name, new.version, num_replicas, self._clock() - began_s)
+        advice = "" if old.version == new.version else new.advice
+        took_s = self._clock() - began_s
+        return Deployed(old.name, old.version, new.name, new.version, num_replicas, took_s, advice)
 
     def _switch_to(self, candidate: Candidate) -> int:
         """Publish it and wait until every replica serves it; the number of replicas."""
@@ -200,7 +206,9 @@ def try_out_encoder(release: Release, config: ServeConfig) -> Candidate:
                 problem = f"{level.name} embeds a fixed {modality} into values that are not finite"
                 raise CheckpointError(str(release.run), problem, "train the model again")
     widths = (f"width {width}" for width in model.encoder.space.embed_dims)
-    return Candidate(release, model.version, (*(f"{modality}s" for modality in sorted(fronts)), *widths))
+    offers = (*(f"{modality}s" for modality in sorted(fronts)), *widths)
+    advice = "embeddings of the two models cannot be compared: build every index anew before you search it"
+    return Candidate(release, model.version, offers, advice)
 
 
 def check_not_narrower(old: Candidate, new: Candidate) -> None:

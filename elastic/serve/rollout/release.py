@@ -12,11 +12,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastic.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, resolve_run
 from elastic.errors import CheckpointError
+from elastic.model.storage import MANIFEST, TOKENIZER, WEIGHTS, run_kind
 from elastic.profile.store import LATENCY, QUALITY, latency_path
 
 PUBLISHED = "published.json"
+SCORES = "scores.json"
+"""What `elastic evaluate` writes into the run of a language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,14 @@ class Releases:
         Raises:
             CheckpointError: no model there, or the copy does not fit on the disk.
         """
-        source = resolve_run(run)
+        run_kind(run)
         number = next(self._numbers)
         release = Release(number, self.folder / str(number) / run.resolve().name)
-        measured = latency_path(source)
-        paths = [source / name for name in (WEIGHTS, MANIFEST, TOKENIZER, QUALITY)]
+        measured = latency_path(run)
+        paths = [run / name for name in (WEIGHTS, MANIFEST, TOKENIZER, QUALITY, SCORES)]
         try:
             release.run.mkdir(parents=True)
-            for path in [*paths, measured if measured.is_file() else source / LATENCY]:
+            for path in [*paths, measured if measured.is_file() else run / LATENCY]:
                 if path.is_file():
                     shutil.copyfile(path, release.run / path.name)
         except OSError as error:

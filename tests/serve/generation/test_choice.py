@@ -3,7 +3,16 @@ from math import inf
 import pytest
 
 from elastic.errors import InvalidRequest, Overloaded, SloInfeasible
-from elastic.serve.generation.choice import MEMORY_TOKENS, Choice, Option, Share, TokenSlo, TokenTimes, choose
+from elastic.serve.generation.choice import (
+    MEMORY_STEPS,
+    MEMORY_TOKENS,
+    Choice,
+    Option,
+    Share,
+    TokenSlo,
+    TokenTimes,
+    choose,
+)
 from elastic.serve.policy import Limit
 from elastic.submodel import Submodel
 
@@ -105,16 +114,37 @@ def test_an_objective_that_is_none_is_refused(value: float) -> None:
         TokenSlo(max_nats=value)
 
 
-def test_times_begin_as_measured_and_become_what_is_seen() -> None:
+def test_times_begin_as_measured() -> None:
     times = TokenTimes({S: 10.0, M: 20.0})
-    assert times.token_ms(S, True) == times.token_ms(S, False) == 10.0
+    assert [times.token_ms(submodel, drafts) for submodel in (S, M) for drafts in (False, True)] == [10, 10, 20, 20]
+
+
+def test_what_slows_one_submodel_down_slows_all_down() -> None:
+    times = TokenTimes({S: 10.0, M: 20.0})
+    for _ in range(10 * MEMORY_STEPS):
+        times.observe(S, False, 15.0, 1)
+    assert times.token_ms(S, False) == pytest.approx(15.0, rel=1e-3)
+    assert times.token_ms(M, False) == pytest.approx(30.0, rel=1e-3)
+
+
+def test_what_drafts_bring_is_known_once_it_was_seen_and_of_that_submodel_alone() -> None:
+    times = TokenTimes({S: 10.0, M: 20.0})
     for _ in range(10 * MEMORY_TOKENS):
-        times.observe(S, True, 12.0, 3)
-    assert times.token_ms(S, True) == pytest.approx(4.0, rel=1e-3)
-    assert (times.token_ms(S, False), times.token_ms(M, True)) == (10.0, 20.0)
+        times.observe(M, True, 24.0, 3, num_drafted=4)
+    assert times.token_ms(M, True) == pytest.approx(8.0, rel=1e-3)
+    assert (times.token_ms(M, False), times.token_ms(S, True)) == (20.0, 10.0)
 
 
-def test_one_slow_step_moves_a_time_by_no_more_than_its_tokens() -> None:
+def test_a_slower_machine_is_not_taken_for_drafts_that_do_not_pay() -> None:
+    times = TokenTimes({M: 20.0})
+    for _ in range(10 * MEMORY_STEPS):
+        times.observe(M, True, 40.0, 1)  # plain steps of a sequence that may draft
+        times.observe(M, True, 40.0, 3, num_drafted=2)
+    assert times.token_ms(M, False) == pytest.approx(40.0, rel=1e-3)
+    assert times.token_ms(M, True) == pytest.approx(20.0, rel=0.05)  # 80 ms for four tokens
+
+
+def test_one_slow_step_moves_a_time_by_no_more_than_its_part() -> None:
     times = TokenTimes({S: 10.0})
     times.observe(S, False, 1_000.0, 1)
-    assert times.token_ms(S, False) == pytest.approx(10.0 + 990.0 / MEMORY_TOKENS)
+    assert times.token_ms(S, False) == pytest.approx(10.0 + 990.0 / MEMORY_STEPS)

@@ -76,6 +76,7 @@ def test_a_deploy_says_what_it_replaced_and_how_long_it_took(fleet: Fleet, deplo
     assert (deployed.old_name, deployed.name, deployed.num_replicas) == ("tiny", "other", 2)
     assert deployed.old_version != deployed.version
     assert deployed.took_s == pytest.approx(0.3)
+    assert "build every index anew" in deployed.advice
     assert fleet.serving == [2, 2]
 
 

@@ -1,0 +1,101 @@
+"""The Ray Serve deployment of a replica that generates: the counterpart of `elastic.serve.encoder`."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from ray import serve
+from ray.serve.grpc_util import RayServegRPCContext
+from starlette.applications import Starlette
+
+from elastic._pb.elastic.v1 import generation_pb2 as pb
+from elastic.serve.api.decoding import parse
+from elastic.serve.api.grpc import answer, answer_stream
+from elastic.serve.api.health import GENERATION_SERVICE, Health, HealthCalls
+from elastic.serve.config import ServeConfig
+from elastic.serve.encoder import SWITCH_S
+from elastic.serve.generation.http import http_app
+from elastic.serve.generation.instruments import generation_log, generation_metrics
+from elastic.serve.generation.served import ServedDecoder
+from elastic.serve.generation.service import GenerationService
+from elastic.serve.rollout.follow import Follower, Following
+from elastic.serve.rollout.release import Releases
+from elastic.serve.telemetry.logs import log_as_json
+
+
+class DecoderReplica(HealthCalls):
+    """Answers calls to continue a text, and health calls; ready once every submodel has run."""
+
+    def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
+        torch.set_num_threads(config.num_threads)
+        sys.setswitchinterval(SWITCH_S)
+        log_as_json()
+        releases = Releases(releases_folder)
+        release = releases.published()
+        replica = str(serve.get_replica_context().rank.rank)
+        metrics, log = generation_metrics(replica), generation_log(config, replica)
+        observers = [observer for observer in (metrics, log) if observer is not None]
+        self._service = GenerationService.load(replace(config, run=release.run), observers)
+        if metrics:
+            # Serve calls this constructor on the loop that serves.
+            self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.served.engine.num_running))
+        self._health = Health(self._service.canary, service=GENERATION_SERVICE, is_stuck=lambda: self._service.is_stuck)
+        self._follower = Follower(
+            self._service,
+            releases,
+            release,
+            lambda other: ServedDecoder.load(replace(config, run=other.run), self._service.observer),
+        )
+        self._max_message_bytes = config.max_message_bytes
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""
+        return http_app(self._service, self._health, self._max_message_bytes)
+
+    async def Generate(self, request: bytes, grpc_context: RayServegRPCContext) -> AsyncIterator[pb.GenerateReply]:
+        """`elastic.v1.GenerationService/Generate`."""
+
+        async def generate() -> AsyncIterator[pb.GenerateReply]:
+            self._service.check(grpc_context)  # before anything of a stranger is parsed
+            async with aclosing(self._service.generate(parse(pb.GenerateRequest, request), grpc_context)) as replies:
+                async for reply in replies:
+                    yield reply
+
+        async for reply in answer_stream(grpc_context, generate()):
+            yield reply
+
+    async def Info(self, request: bytes, grpc_context: RayServegRPCContext) -> pb.GenerationInfoReply:
+        """`elastic.v1.GenerationService/Info`."""
+
+        async def info() -> pb.GenerationInfoReply:
+            parse(pb.GenerationInfoRequest, request)
+            return self._service.info(grpc_context)
+
+        return await answer(grpc_context, pb.GenerationInfoReply, info())
+
+    async def follow(self) -> Following:
+        """Serve what is published now, or say why not; called on every replica by a deploy."""
+        return await self._follower.follow()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Accept nothing new and finish what was accepted; returns how many calls could not end in time."""
+        self._health.drain()
+        return await self._service.drain(timeout_s)
+
+    async def check_health(self) -> None:
+        """Ray Serve's own probe: as `EncoderReplica.check_health`."""
+        is_sound = await self._health.is_sound()
+        self._service.set_sound(is_sound)
+        if not is_sound:
+            raise RuntimeError("the model is stuck or its canary inference failed")
+        self._follower.keep_up()
+
+    def __del__(self) -> None:
+        # Serve deletes the object when the replica stops; the constructor may have failed before.
+        service: GenerationService | None = self.__dict__.get("_service")
+        if service is not None:
+            service.close()
