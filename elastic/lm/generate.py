@@ -75,6 +75,8 @@ class Step:
     """Time spent on drafting in this round."""
     seconds: float
     """Time of the whole round; of the first, reading the prompts included."""
+    verify_s: float = 0.0
+    """Time of the target's pass and what follows from it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,6 +95,22 @@ class Statistics:
     """How often the first, second, ... token of a draft was accepted."""
     seconds: float = 0.0
     """Time of all rounds, reading the prompts included; what was done between them is not."""
+
+    num_verifications: int = 0
+    """Rounds of a batch in which something was drafted."""
+    num_draft_steps: int = 0
+    """Passes of the draft in them."""
+    draft_s: float = 0.0
+    """Time of these passes."""
+    verify_s: float = 0.0
+    """Time of the target's passes in these rounds."""
+
+    @property
+    def draft_cost(self) -> float:
+        """Time of a draft's pass in passes of the target over a whole draft; 0 without drafts."""
+        if not self.num_verifications or not self.verify_s:
+            return 0.0
+        return (self.draft_s / self.num_draft_steps) / (self.verify_s / self.num_verifications)
 
     @property
     def acceptance_rate(self) -> float:
@@ -113,6 +131,11 @@ class Statistics:
         """Count one step."""
         self.num_tokens += sum(map(len, step.tokens))
         self.seconds += step.seconds
+        if any(step.num_draft_tokens):
+            self.num_verifications += 1
+            self.num_draft_steps += max(step.num_draft_tokens)
+            self.draft_s += step.draft_s
+            self.verify_s += step.verify_s
         for drafted, accepted in zip(step.num_draft_tokens, step.num_accepted_tokens, strict=True):
             self.num_drafts += drafted > 0
             self.num_draft_tokens += drafted
@@ -237,8 +260,11 @@ class Generation(Iterator[Step]):
             round_begin_s = self._generator.clock()
             found = self._rounds.run(gamma)
         end_s = self._generator.clock()
-        self._policy.observe(gamma, found.num_accepted, end_s - round_begin_s)
-        return self._step(gamma, found, end_s - begin_s)
+        round_s = end_s - round_begin_s
+        self._policy.observe(gamma, found.num_accepted, round_s)
+        step = self._step(gamma, found, seconds=end_s - begin_s, verify_s=round_s - found.draft_s)
+        self.statistics.add(step)
+        return step
 
     def stop(self, row: int) -> None:
         """End one sequence here: its reader has seen enough."""
@@ -263,8 +289,8 @@ class Generation(Iterator[Step]):
         chances = Chances(self._seeds, device)
         return Rounds(target, draft, cache, pending, config.sampling, chances, generator.clock)
 
-    def _step(self, gamma: int, found: Round, seconds: float) -> Step:
-        """Cut what came at the sequences' ends, and count it."""
+    def _step(self, gamma: int, found: Round, *, seconds: float, verify_s: float) -> Step:
+        """Cut what came at the sequences' ends."""
         count = len(self._prompts)
         new: list[list[int]] = [[] for _ in range(count)]
         drafted, accepted = [0] * count, [0] * count
@@ -272,16 +298,15 @@ class Generation(Iterator[Step]):
             new[row], self._finished[row] = _cut(tokens, self._config.eos, self._remaining[row])
             self._remaining[row] -= len(new[row])
             drafted[row], accepted[row] = gamma, num_accepted
-        step = Step(
+        return Step(
             tokens=new,
             finished=list(self._finished),
             num_draft_tokens=drafted,
             num_accepted_tokens=accepted,
             draft_s=found.draft_s,
             seconds=seconds,
+            verify_s=verify_s,
         )
-        self.statistics.add(step)
-        return step
 
 
 def _cut(tokens: Sequence[int], eos: Sequence[int], remaining: int) -> tuple[list[int], Finish | None]:

@@ -247,6 +247,17 @@ def test_time_is_taken_from_the_generator_s_clock(taught: Decoder, prompts: list
     assert {step.seconds for step in generation} == {generation.statistics.seconds / CONFIG.max_new_tokens}
 
 
+def test_the_cost_of_a_draft_is_its_pass_in_passes_of_the_target(taught: Decoder, prompts: list[list[int]]):
+    ticks = iter(range(10**6))
+    generator = Generator(taught, clock=lambda: float(next(ticks)))
+    generation = generator.generate(prompts[:1], replace(CONFIG, draft=DRAFTS["shared_cache"], gamma=3))
+    steps = [step for step in generation if step.num_draft_tokens[0]]
+    draft_s, verify_s = sum(step.draft_s for step in steps), sum(step.verify_s for step in steps)
+    drafted = sum(step.num_draft_tokens[0] for step in steps)
+    assert draft_s > 0 and verify_s > 0
+    assert generation.statistics.draft_cost == pytest.approx((draft_s / drafted) / (verify_s / len(steps)))
+
+
 @pytest.mark.parametrize(
     ("prompts", "config", "problem"),
     [
