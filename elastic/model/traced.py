@@ -104,6 +104,6 @@ TRACES: dict[str, Callable[[Encoder, Submodel, str], Callable[..., Tensor]]] = {
 def _as_meant() -> Iterator[None]:
     """Without warnings of deprecation, and of branches that are taken once: on the image size, which stays as it is."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit")  # a FutureWarning or a DeprecationWarning, by release
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
         yield
