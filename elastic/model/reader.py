@@ -20,6 +20,10 @@ from elastic.submodel import Submodel
 
 Affine = tuple[Tensor, Tensor | None]
 """Weight and bias."""
+Project = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""How an input meets a weight and a bias."""
+FEW_TOKENS = 8
+"""Up to so many at a time, but more than one, a CPU multiplies the other way round."""
 
 
 class Reader:
@@ -57,7 +61,7 @@ class Reader:
         self._frequencies = decoder.frequencies(head.device)
         indices = range(decoder.config.depth) if layers is None else layers
         self._layers = [_bind(weights, index, submodel.ffn_dims[index]) for index in indices]
-        self._recorded: dict[tuple[bool, bool], Callable[..., Tensor]] = {}
+        self._recorded: dict[tuple[bool, bool, bool], Callable[..., Tensor]] = {}
 
     def __call__(self, x: Tensor, cache: KvCache) -> Float[Tensor, "batch new features"]:
         """What comes out for new tokens `[batch, new]`, or residual streams `[batch, new, width]`, of each sequence.
@@ -69,15 +73,17 @@ class Reader:
         """
         count, is_even = x.shape[1], cache.is_even
         cache.reserve(count)
-        form = (is_even, count == 1)
+        is_few = x.device.type == "cpu" and 1 < x.shape[0] * count <= FEW_TOKENS
+        form = (is_even, count == 1, is_few)
         if form not in self._recorded:
             self._recorded[form] = self._record(*form)
         lengths = torch.tensor(cache.lengths[:1] if is_even else cache.lengths, device=x.device)
         seen = torch.tensor(max(cache.lengths) + count)  # never on a GPU: a slice would wait for it
         return self._recorded[form](x, lengths, seen, cache.keys, cache.values)
 
-    def _record(self, is_even: bool, is_single: bool) -> Callable[..., Tensor]:
+    def _record(self, is_even: bool, is_single: bool, is_few: bool) -> Callable[..., Tensor]:
         """Sequences of one length share one slice of slots; a single token behind such reads all it finds there."""
+        project = project_few if is_few else F.linear
         config, rows, count = self._config, 2, 1 if is_single else 3
         like = self._embedding
         lengths = torch.tensor([2] if is_even else [2, 1], device=like.device)
@@ -89,22 +95,23 @@ class Reader:
         def call(x: Tensor, lengths: Tensor, seen: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             positions = lengths[:, None] + torch.arange(x.shape[1], device=x.device)  # [1 or batch, new]
             slots = _Slots(keys, values, positions, seen, is_even=is_even, is_single=is_single)
-            return self._forward(x, slots)
+            return self._forward(x, slots, project)
 
         weights = [self._embedding, self._head, self._norm, self._frequencies]
         weights += [tensor for layer in self._layers for tensor in layer.tensors()]
         return record(call, weights, examples)
 
-    def _forward(self, x: Tensor, slots: "_Slots") -> Tensor:
+    def _forward(self, x: Tensor, slots: "_Slots", project: Project) -> Tensor:
         hidden = F.embedding(x, self._embedding) if self._embeds else x
         angles = slots.positions[:, None, None, :, None] * self._frequencies  # [1 or batch, 1, 1, new, half]
         cos, sin = angles.cos(), angles.sin()
         turn = torch.cat([cos, cos], -1).to(hidden.dtype), torch.cat([-sin, sin], -1).to(hidden.dtype)
         for layer in self._layers:
-            hidden = hidden + self._attend(layer, self._normalise(hidden, layer.norm), turn, slots)
+            hidden = hidden + self._attend(layer, self._normalise(hidden, layer.norm), turn, slots, project)
             normed = self._normalise(hidden, layer.ffn_norm)
-            hidden = hidden + F.linear(F.silu(F.linear(normed, *layer.gate)) * F.linear(normed, *layer.up), *layer.down)
-        return F.linear(self._normalise(hidden, self._norm), self._head) if self._scores else hidden
+            inner = F.silu(project(normed, *layer.gate)) * project(normed, *layer.up)
+            hidden = hidden + project(inner, *layer.down)
+        return project(self._normalise(hidden, self._norm), self._head, None) if self._scores else hidden
 
     def _normalise(self, x: Tensor, gain: Tensor) -> Tensor:
         """`F.rms_norm`, which for one token takes several times as long on a CPU."""
@@ -112,11 +119,13 @@ class Reader:
         scale = (norm.square() / self._config.width + self._config.norm_eps).rsqrt()
         return (x * scale).to(x.dtype) * gain
 
-    def _attend(self, layer: "_Layer", x: Tensor, turn: tuple[Tensor, Tensor], slots: "_Slots") -> Tensor:
+    def _attend(
+        self, layer: "_Layer", x: Tensor, turn: tuple[Tensor, Tensor], slots: "_Slots", project: Project
+    ) -> Tensor:
         heads, dim = self._config.num_kv_heads, self._config.head_dim
         # Heads that share keys stand side by side as if they were further tokens: [batch, kv heads, group, new, dim].
         queries, keys, values = (
-            F.linear(x, *weights).unflatten(-1, (heads, -1, dim)).permute(0, 2, 3, 1, 4)
+            project(x, *weights).unflatten(-1, (heads, -1, dim)).permute(0, 2, 3, 1, 4)
             for weights in (layer.query, layer.key, layer.value)
         )
         queries, keys = _rotate(queries, *turn), _rotate(keys, *turn)
@@ -125,7 +134,19 @@ class Reader:
         mask = slots.mask if slots.mask is None or group == 1 else slots.mask.repeat(1, 1, group, 1)
         out = F.scaled_dot_product_attention(queries.flatten(2, 3), keys, values, attn_mask=mask)
         out = out.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).flatten(2)  # [batch, new, heads * dim]
-        return F.linear(out, *layer.out)
+        return project(out, *layer.out)
+
+
+def project_few(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` of a few tokens on a CPU.
+
+    For two to eight rows MKL takes twice as long as for one, although it reads the same weights, unless the weights
+    stand on the left. That does not hold for weights that are wider than tall.
+    """
+    if weight.shape[0] < weight.shape[1]:
+        return F.linear(x, weight, bias)
+    rows = torch.mm(weight, x.flatten(0, 1).t()).t().contiguous()
+    return (rows if bias is None else rows + bias).unflatten(0, x.shape[:2])
 
 
 class _Layer(NamedTuple):

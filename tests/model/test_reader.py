@@ -8,7 +8,7 @@ from torch import nn
 
 from elastic.errors import InvalidRequest
 from elastic.model.decoder import Decoder, DecoderConfig, RopeScaling
-from elastic.model.reader import Reader
+from elastic.model.reader import Reader, project_few
 from elastic.submodel import Submodel
 
 CONFIG = DecoderConfig(
@@ -107,3 +107,10 @@ def test_more_tokens_than_slots_are_refused():
     decoder = build()
     with pytest.raises(InvalidRequest, match="do not fit"), torch.inference_mode():
         Reader(decoder, MIXED)(draw(1, 5), decoder.new_cache(num_slots=4))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 8), (8, 8), (8, 32)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_few_tokens_meet_a_weight_as_in_a_linear_layer(rows: int, columns: int, has_bias: bool):
+    weight, bias, x = torch.randn(rows, columns), torch.randn(rows) if has_bias else None, torch.randn(2, 3, columns)
+    torch.testing.assert_close(project_few(x, weight, bias), nn.functional.linear(x, weight, bias), rtol=0, atol=1e-5)
