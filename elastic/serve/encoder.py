@@ -5,12 +5,10 @@ Serve routes a call to the method of the same name, whatever its service, so the
 """
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
@@ -18,33 +16,25 @@ from starlette.applications import Starlette
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.serve.api.decoding import parse, parse_stream
 from elastic.serve.api.grpc import answer, answer_stream
-from elastic.serve.api.health import Health, HealthCalls
+from elastic.serve.api.health import Health
 from elastic.serve.api.http import http_app
 from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
+from elastic.serve.lifecycle import ReplicaLifecycle, settle_process
 from elastic.serve.observer import Observer
-from elastic.serve.rollout.follow import Follower, Following
+from elastic.serve.rollout.follow import Follower
 from elastic.serve.rollout.release import Releases
 from elastic.serve.scaling.load import LoadObserver
 from elastic.serve.scaling.ray_serve import record
 from elastic.serve.served import Served
 from elastic.serve.telemetry.instruments import replica_metrics, replica_records
-from elastic.serve.telemetry.logs import log_as_json
-
-SWITCH_S = 0.0005
-"""How long a thread keeps the interpreter's lock when another asks for it, a tenth of Python's default.
-
-The event loop gives the lock away whenever it reads or writes a socket, and then waits for a thread that decodes.
-"""
 
 
-class EncoderReplica(HealthCalls):
+class EncoderReplica(ReplicaLifecycle[EmbeddingService]):
     """Answers embedding and health calls; ready once every submodel has run."""
 
     def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
-        torch.set_num_threads(config.num_threads)
-        sys.setswitchinterval(SWITCH_S)
-        log_as_json()
+        settle_process(config)
         releases = Releases(releases_folder)
         release = releases.published()
         replica = str(serve.get_replica_context().rank.rank)
@@ -97,33 +87,7 @@ class EncoderReplica(HealthCalls):
 
         return await answer(grpc_context, pb.InfoReply, info())
 
-    async def follow(self) -> Following:
-        """Serve what is published now, or say why not; called on every replica by a deploy."""
-        return await self._follower.follow()
-
-    async def drain(self, timeout_s: float) -> int:
-        """Accept nothing new and finish what was accepted; returns how many calls could not end in time."""
-        self._health.drain()
-        return await self._service.drain(timeout_s)
-
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve sends to the scaler; asked for only while the number of replicas may change."""
         assert self._load is not None, "only an autoscaled deployment is asked"
         return record(self._load.load(self._service.num_waiting))
-
-    async def check_health(self) -> None:
-        """Ray Serve's own probe: a replica whose model is not sound is replaced.
-
-        Draining does not count. A replica that started while something was deployed catches up here.
-        """
-        is_sound = await self._health.is_sound()
-        self._service.set_sound(is_sound)
-        if not is_sound:
-            raise RuntimeError("the model is stuck or its canary inference failed")
-        self._follower.keep_up()
-
-    def __del__(self) -> None:
-        # Serve deletes the object when the replica stops; the constructor may have failed before.
-        service: EmbeddingService | None = self.__dict__.get("_service")
-        if service is not None:
-            service.close()

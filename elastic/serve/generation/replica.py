@@ -1,13 +1,11 @@
 """The Ray Serve deployment of a replica that generates: the counterpart of `elastic.serve.encoder`."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext
 from starlette.applications import Starlette
@@ -15,25 +13,22 @@ from starlette.applications import Starlette
 from elastic._pb.elastic.v1 import generation_pb2 as pb
 from elastic.serve.api.decoding import parse
 from elastic.serve.api.grpc import answer, answer_stream
-from elastic.serve.api.health import GENERATION_SERVICE, Health, HealthCalls
+from elastic.serve.api.health import GENERATION_SERVICE, Health
 from elastic.serve.config import ServeConfig
-from elastic.serve.encoder import SWITCH_S
 from elastic.serve.generation.http import http_app
 from elastic.serve.generation.instruments import generation_log, generation_metrics
 from elastic.serve.generation.served import ServedDecoder
 from elastic.serve.generation.service import GenerationService
-from elastic.serve.rollout.follow import Follower, Following
+from elastic.serve.lifecycle import ReplicaLifecycle, settle_process
+from elastic.serve.rollout.follow import Follower
 from elastic.serve.rollout.release import Releases
-from elastic.serve.telemetry.logs import log_as_json
 
 
-class DecoderReplica(HealthCalls):
+class DecoderReplica(ReplicaLifecycle[GenerationService]):
     """Answers calls to continue a text, and health calls; ready once every submodel has run."""
 
     def __init__(self, config: ServeConfig, releases_folder: Path) -> None:
-        torch.set_num_threads(config.num_threads)
-        sys.setswitchinterval(SWITCH_S)
-        log_as_json()
+        settle_process(config)
         releases = Releases(releases_folder)
         release = releases.published()
         replica = str(serve.get_replica_context().rank.rank)
@@ -76,26 +71,3 @@ class DecoderReplica(HealthCalls):
             return self._service.info(grpc_context)
 
         return await answer(grpc_context, pb.GenerationInfoReply, info())
-
-    async def follow(self) -> Following:
-        """Serve what is published now, or say why not; called on every replica by a deploy."""
-        return await self._follower.follow()
-
-    async def drain(self, timeout_s: float) -> int:
-        """Accept nothing new and finish what was accepted; returns how many calls could not end in time."""
-        self._health.drain()
-        return await self._service.drain(timeout_s)
-
-    async def check_health(self) -> None:
-        """Ray Serve's own probe: as `EncoderReplica.check_health`."""
-        is_sound = await self._health.is_sound()
-        self._service.set_sound(is_sound)
-        if not is_sound:
-            raise RuntimeError("the model is stuck or its canary inference failed")
-        self._follower.keep_up()
-
-    def __del__(self) -> None:
-        # Serve deletes the object when the replica stops; the constructor may have failed before.
-        service: GenerationService | None = self.__dict__.get("_service")
-        if service is not None:
-            service.close()
