@@ -24,11 +24,11 @@ from elastic.data.tokenizer import Tokenizer
 from elastic.errors import CheckpointError, DataError, ElasticError
 from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
+from elastic.model.hub import TOKENIZER
 from elastic.model.pretrained import BUNDLED_RUN
 from elastic.model.storage import (
     FORMAT_VERSION,
     MANIFEST,
-    TOKENIZER,
     WEIGHTS,
     check_run,
     flush,

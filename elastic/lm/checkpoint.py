@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 
 from elastic.errors import CheckpointError, ElasticError
 from elastic.model.decoder import Decoder, DecoderConfig, RopeScaling
-from elastic.model.llama import CONFIG, TOKENIZER_CONFIG, build_decoder, llama_config, llama_weights, read_tokenizer
+from elastic.model.hub import TOKENIZER, TOKENIZER_CONFIG, read_tokenizer
+from elastic.model.llama import CONFIG, build_decoder, llama_config, llama_weights
 from elastic.model.storage import (
     FORMAT_VERSION,
     MANIFEST,
-    TOKENIZER,
     WEIGHTS,
     check_run,
     read_manifest,

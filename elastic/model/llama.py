@@ -18,15 +18,18 @@ from torch import Tensor
 
 from elastic.errors import CheckpointError, ConfigError
 from elastic.model.decoder import Decoder, DecoderConfig, RopeScaling
-from elastic.model.storage import TOKENIZER, WEIGHTS, load_weights, read_weights
+from elastic.model.hub import TOKENIZER, TOKENIZER_CONFIG, download, read_tokenizer
+from elastic.model.storage import WEIGHTS, load_weights, read_weights
 from elastic.submodel import Submodel
 
-CONFIG, TOKENIZER_CONFIG, GENERATION_CONFIG = "config.json", "tokenizer_config.json", "generation_config.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 FFN_FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Nested parts of the FFN hidden units if not said otherwise, as in MatFormer."""
 
 _INDEX, _CHAT_TEMPLATE = "model.safetensors.index.json", "chat_template.jinja"
+_WANTED = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, _CHAT_TEMPLATE, "*.safetensors", _INDEX)
+"""Files of a repository on the hub."""
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ROUND_TO = 8
@@ -62,7 +65,7 @@ def read_llama(source: str, ffn_dims: Sequence[int] = ()) -> Llama:
     if not _HUB_ID.fullmatch(source):
         advice = "name a folder with config.json, a .gguf file, or a hub id such as org/model"
         raise CheckpointError(source, "does not exist", advice)
-    return _read_folder(_download(source), ffn_dims)
+    return _read_folder(download(source, _WANTED), ffn_dims)
 
 
 def decoder_config(values: Mapping[str, Any], where: str, ffn_dims: Sequence[int] = ()) -> DecoderConfig:
@@ -193,21 +196,6 @@ def cut(decoder: Decoder, submodel: Submodel) -> Decoder:
     return build_decoder(config, copies, str(submodel))
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Read `tokenizer.json`.
-
-    Raises:
-        CheckpointError: missing, or not a tokenizer.
-    """
-    advice = "write it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-    if not path.is_file():
-        raise CheckpointError(str(path), "does not exist", advice)
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises bare Exception
-        raise CheckpointError(str(path), f"is not a tokenizer ({error})", advice) from error
-
-
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json` of a folder with the chat template in it; empty if there is none.
 
@@ -217,18 +205,6 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     values = _read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     template = folder / _CHAT_TEMPLATE
     return values | ({"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else {})
-
-
-def _download(source: str) -> Path:
-    from huggingface_hub import snapshot_download  # only here: it takes as long to load as all the rest
-    from huggingface_hub.errors import HfHubHTTPError
-
-    files = [CONFIG, TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, _CHAT_TEMPLATE, "*.safetensors", _INDEX]
-    try:
-        return Path(snapshot_download(source, allow_patterns=files))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        advice = "check the id and the network, or name a local folder"
-        raise CheckpointError(source, f"is no local path, and the hub did not deliver it ({error})", advice) from error
 
 
 def _read_folder(folder: Path, ffn_dims: Sequence[int]) -> Llama:

@@ -20,7 +20,7 @@ from elastic.errors import CheckpointError
 FORMAT_VERSION = 1
 """Of `elastic.json`; another version is refused."""
 
-WEIGHTS, MANIFEST, TOKENIZER = "model.safetensors", "elastic.json", "tokenizer.json"
+WEIGHTS, MANIFEST = "model.safetensors", "elastic.json"
 
 Kind = Literal["encoder", "decoder"]
 """What a run holds, and the manifest's field that describes it."""

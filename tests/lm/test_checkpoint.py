@@ -15,7 +15,8 @@ from elastic.cli import main
 from elastic.errors import CheckpointError
 from elastic.lm.checkpoint import LmManifest, load_matlm, save_lm_manifest, save_matlm
 from elastic.model.decoder import Decoder, DecoderConfig, RopeScaling
-from elastic.model.storage import MANIFEST, TOKENIZER, WEIGHTS, read_weights
+from elastic.model.hub import TOKENIZER
+from elastic.model.storage import MANIFEST, WEIGHTS, read_weights
 
 END = "<|endoftext|>"
 TEXT = "the red cat stops"

@@ -25,7 +25,6 @@ from elastic.model.llama import (
     llama_config,
     llama_weights,
     read_llama,
-    read_tokenizer,
     read_tokenizer_config,
 )
 from elastic.model.storage import write_json, write_weights
@@ -156,12 +155,6 @@ def test_a_missing_file_is_named(folder: Path, name: str):
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         read_llama(str(folder))
-
-
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="is not a tokenizer"):
-        read_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_a_chat_template_beside_the_tokenizer_is_read_with_it(tmp_path: Path):

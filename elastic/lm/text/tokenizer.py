@@ -10,13 +10,13 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from elastic.errors import DataError
+from elastic.model.hub import TOKENIZER, TOKENIZER_CONFIG, download, read_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 """What a trained tokenizer puts behind every document."""
 
 _KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 """What others use (GPT-2, Llama 3, Llama 2, Gemma, Qwen), for a tokenizer.json without its tokenizer_config.json."""
-_FILE, _CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -42,18 +42,14 @@ def load_tokenizer(location: str) -> tuple[Tokenizer, str]:
     """A tokenizer from a `tokenizer.json`, a folder with one, or the Hugging Face hub; and its end of text.
 
     Raises:
-        DataError: nothing there, not a tokenizer, or its end of text is not known.
+        CheckpointError: nothing there, or not a tokenizer.
+        DataError: its end of text is not known.
     """
     path = Path(location)
     if not path.exists():
-        path = _download(location)
-    file = path / _FILE if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(location, f"holds no {_FILE}", "give a fast tokenizer's file, its folder or its hub id")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises bare Exception
-        raise DataError(str(file), f"is not a tokenizer ({error})", "copy it anew") from error
+        path = download(location, (TOKENIZER, TOKENIZER_CONFIG))
+    file = path / TOKENIZER if path.is_dir() else path
+    tokenizer = read_tokenizer(file)
     # What a model was run with may be stored beside what a text reads as.
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -62,29 +58,19 @@ def load_tokenizer(location: str) -> tuple[Tokenizer, str]:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, end_of_text: str = END_OF_TEXT) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, the pair that `AutoTokenizer` loads from a folder."""
-    (folder / _FILE).write_text(tokenizer.to_str(pretty=True), "utf-8")
+    (folder / TOKENIZER).write_text(tokenizer.to_str(pretty=True), "utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": end_of_text,
         "eos_token": end_of_text,
         "clean_up_tokenization_spaces": False,
     }
-    (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-
-
-def _download(location: str) -> Path:
-    from huggingface_hub import snapshot_download  # only here: it takes as long to load as all the rest
-
-    try:
-        return Path(snapshot_download(location, allow_patterns=[_FILE, _CONFIG_FILE]))
-    except (OSError, ValueError) as error:
-        problem = f"is no file, and the hub does not give it ({str(error).splitlines()[0]})"
-        raise DataError(location, problem, "check the path or the id, and your access to the hub") from error
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def _end_of_text(tokenizer: Tokenizer, file: Path) -> str:
     """What `tokenizer_config.json` beside the file says, else the one that is known."""
-    config_file = file.with_name(_CONFIG_FILE)
+    config_file = file.with_name(TOKENIZER_CONFIG)
     said = json.loads(config_file.read_text("utf-8")).get("eos_token") if config_file.is_file() else None
     # A token is a string or, with how it is stripped, an object.
     said = said["content"] if isinstance(said, dict) else said
@@ -92,4 +78,4 @@ def _end_of_text(tokenizer: Tokenizer, file: Path) -> str:
         if tokenizer.token_to_id(token) is not None:
             return token
     problem = f"has no end-of-text token; looked for {' '.join(_KNOWN_ENDS if said is None else (said,))}"
-    raise DataError(str(file), problem, f"name it as `eos_token` in {_CONFIG_FILE} beside it")
+    raise DataError(str(file), problem, f"name it as `eos_token` in {TOKENIZER_CONFIG} beside it")

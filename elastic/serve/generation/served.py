@@ -13,7 +13,8 @@ from elastic.lm.checkpoint import load_matlm
 from elastic.lm.drafts import DraftConfig
 from elastic.lm.generate import Generation, GenerationConfig, Generator
 from elastic.model.decoder import Decoder
-from elastic.model.storage import TOKENIZER, WEIGHTS
+from elastic.model.hub import TOKENIZER
+from elastic.model.storage import WEIGHTS
 from elastic.serve.config import ServeConfig
 from elastic.serve.generation.engine import Engine, Job
 from elastic.serve.generation.front import measured_options, read_nats

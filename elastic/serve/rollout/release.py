@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elastic.errors import CheckpointError
-from elastic.model.storage import MANIFEST, TOKENIZER, WEIGHTS, run_kind
+from elastic.model.hub import TOKENIZER
+from elastic.model.storage import MANIFEST, WEIGHTS, run_kind
 from elastic.profile.store import LATENCY, QUALITY, latency_path
 
 PUBLISHED = "published.json"
