@@ -27,9 +27,14 @@ class Accepted(NamedTuple):
     """The target's own token behind them."""
 
 
-def accept_greedy(drafted: Int[Tensor, "batch gamma"], best: Int[Tensor, "batch gamma_and_one"]) -> Accepted:
-    """Accept while equal to the target's best token, which follows the last accepted one in any case."""
-    counts = (drafted == best[:, :-1]).long().cumprod(1).sum(1)
+def accept_greedy(
+    drafted: Int[Tensor, "batch gamma"], best: Int[Tensor, "batch gamma_and_one"], most: Int[Tensor, " batch"]
+) -> Accepted:
+    """Accept while equal to the target's best token, which follows the last accepted one in any case.
+
+    Of each sequence at most `most` drafted tokens count; it is as if no more had been drafted.
+    """
+    counts = (drafted == best[:, :-1]).long().cumprod(1).sum(1).minimum(most)
     return Accepted(counts, best.gather(1, counts[:, None]).squeeze(1))
 
 
@@ -37,20 +42,24 @@ def accept_sampled(
     drafted: Int[Tensor, "batch gamma"],
     draft: Float[Tensor, "batch gamma vocab"],
     target: Float[Tensor, "batch gamma_and_one vocab"],
-    chances: Float[Tensor, "batch gamma_and_one"],
+    stands: Float[Tensor, "batch gamma_and_one"],
+    follows: Float[Tensor, "batch gamma_and_one"],
+    most: Int[Tensor, " batch"],
 ) -> Accepted:
     """Accept by the ratio of the target's probabilities to the draft's.
 
-    Row i of `draft` is the distribution that `drafted[:, i]` was drawn from. The first chances decide on the drafted
-    tokens, the last draws the token that follows.
+    Row i of `draft` is the distribution that `drafted[:, i]` was drawn from. At each place, the chance of `stands`
+    decides on the drafted token, and that of `follows` draws the target's own. Of each sequence at most `most` drafted
+    tokens count; it is as if no more had been drafted.
     """
     probability = target[:, :-1].gather(2, drafted[..., None]).squeeze(2)
     proposed = draft.gather(2, drafted[..., None]).squeeze(2)
     # Not divided, and strictly less: a token that the target excludes never stands, not even at a chance of 0.
-    counts = (chances[:, :-1] * proposed < probability).long().cumprod(1).sum(1)
-    draft = torch.cat([draft, torch.zeros_like(target[:, :1])], dim=1)  # nothing was proposed behind the draft
+    counts = (stands[:, :-1] * proposed < probability).long().cumprod(1).sum(1).minimum(most)
     row = torch.arange(len(counts), device=counts.device)
-    return Accepted(counts, draw(residual(target[row, counts], draft[row, counts]), chances[:, -1]))
+    rejected = torch.cat([draft, torch.zeros_like(target[:, :1])], dim=1)[row, counts]
+    rejected = rejected * (counts < most)[:, None]  # nothing was proposed behind the draft
+    return Accepted(counts, draw(residual(target[row, counts], rejected), follows[row, counts]))
 
 
 def residual(p: Float[Tensor, "*batch vocab"], q: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:

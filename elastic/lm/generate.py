@@ -256,12 +256,14 @@ class Generation(Iterator[Step]):
                 self._rounds.keep([self._active.index(row) for row in active])
                 self._policy = self._generator.policy(self._config, len(active))
             self._active = active
-            gamma = min(self._policy.choose(), max(self._remaining[row] for row in active) - 1)
+            most = [self._remaining[row] - 1 for row in active]
+            gamma = min(self._policy.choose(), max(most))
             round_begin_s = self._generator.clock()
-            found = self._rounds.run(gamma)
+            found = self._rounds.run(gamma, most)
         end_s = self._generator.clock()
         round_s = end_s - round_begin_s
-        self._policy.observe(gamma, found.num_accepted, round_s)
+        judged = [count for count, limit in zip(found.num_accepted, most, strict=True) if limit >= gamma]
+        self._policy.observe(gamma, judged, round_s)
         step = self._step(gamma, found, seconds=end_s - begin_s, verify_s=round_s - found.draft_s)
         self.statistics.add(step)
         return step
@@ -295,9 +297,9 @@ class Generation(Iterator[Step]):
         new: list[list[int]] = [[] for _ in range(count)]
         drafted, accepted = [0] * count, [0] * count
         for row, tokens, num_accepted in zip(self._active, found.tokens, found.num_accepted, strict=True):
+            drafted[row], accepted[row] = min(gamma, self._remaining[row] - 1), num_accepted
             new[row], self._finished[row] = _cut(tokens, self._config.eos, self._remaining[row])
             self._remaining[row] -= len(new[row])
-            drafted[row], accepted[row] = gamma, num_accepted
         return Step(
             tokens=new,
             finished=list(self._finished),

@@ -1,8 +1,8 @@
 """From logits to the distribution a token is drawn from, and from that to a token.
 
 Warping has the order and the meaning of transformers' `TemperatureLogitsWarper`, `TopKLogitsWarper` and
-`TopPLogitsWarper`. Randomness comes in as numbers in [0, 1) from outside, one stream per sequence: what a sequence
-draws does not depend on who is beside it in a batch, and a test can go through all that may be drawn.
+`TopPLogitsWarper`. Randomness comes in as numbers in [0, 1) from outside, which belong to a place of a sequence: what
+it draws does not depend on who is beside it in a batch, and a test can go through all that may be drawn.
 """
 
 from collections.abc import Sequence
@@ -71,17 +71,27 @@ def draw(probabilities: Float[Tensor, "*batch vocab"], chances: Float[Tensor, "*
 
 
 class Chances:
-    """Streams of numbers in [0, 1), one for each sequence."""
+    """Numbers in [0, 1) that decide on the tokens of each sequence: three for each place, whenever that is looked at.
+
+    One draws the draft's token of that place, one decides whether it stands, one draws the target's own. Whether a
+    place is reached again is decided by earlier places alone, so that it may then be decided by the same numbers.
+    """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self._device = device
         self._streams = [np.random.default_rng(seed) for seed in seeds]
+        self._taken = [np.empty((0, 3)) for _ in seeds]
 
-    def take(self, count: int) -> Float[Tensor, "batch count"]:
-        """The next `count` numbers of every stream, in float64."""
-        taken = np.stack([stream.random(count) for stream in self._streams])
-        return torch.from_numpy(taken).to(self._device)
+    def take(self, starts: Sequence[int], count: int) -> Float[Tensor, "batch count 3"]:
+        """Those of `count` places from each sequence's start on, in float64."""
+        rows = []
+        for row, start in enumerate(starts):
+            missing = max(0, start + count - len(self._taken[row]))
+            self._taken[row] = np.concatenate([self._taken[row], self._streams[row].random((missing, 3))])
+            rows.append(self._taken[row][start : start + count])
+        return torch.from_numpy(np.stack(rows)).to(self._device)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with only the streams of these rows."""
+        """Go on with only these sequences."""
         self._streams = [self._streams[row] for row in rows]
+        self._taken = [self._taken[row] for row in rows]

@@ -50,18 +50,25 @@ class Rounds:
         self.cache = cache
         self._target, self._draft, self._pending = target, draft, pending
         self._sampling, self._chances, self._clock = sampling, chances, clock
+        self._num_given = [0] * len(pending)
 
-    def run(self, gamma: int) -> Round:
-        """One round with `gamma` drafted tokens; needs `gamma + 1` free slots."""
+    def run(self, gamma: int, most: Sequence[int] | None = None) -> Round:
+        """One round with `gamma` drafted tokens; needs `gamma + 1` free slots.
+
+        Of each sequence at most `most` drafted ones count, all if left out: near its end, what a sequence draws is then
+        not decided by how far the others of the batch are.
+        """
         cache, starts, begin_s = self.cache, self.cache.lengths, self._clock()
-        tokens, distributions = self._propose(gamma)
+        chances = None if self._sampling.is_greedy else self._chances.take(self._num_given, gamma + 1)
+        tokens, distributions = self._propose(gamma, chances)
         cache.rewind(starts)
         draft_s = self._clock() - begin_s if gamma else 0.0
         if self._draft is None or not gamma:
             logits = self._target(tokens, cache)
         else:
             logits = self._draft.verify(self._target, tokens, cache)
-        accepted = self._accept(tokens[:, 1:], distributions, logits)
+        limits = torch.tensor([gamma] * len(tokens) if most is None else most, device=tokens.device).clamp(max=gamma)
+        accepted = self._accept(tokens[:, 1:], distributions, logits, chances, limits)
         if self._draft is not None:
             self._draft.settle(tokens, accepted.counts)
         self._pending = accepted.following[:, None]
@@ -70,6 +77,7 @@ class Rounds:
         counts = [row[0] for row in rows]
         cache.advance(gamma + 1)
         cache.rewind([start + count + 1 for start, count in zip(starts, counts, strict=True)])
+        self._num_given = [given + count + 1 for given, count in zip(self._num_given, counts, strict=True)]
         new = [[*row[1 : 1 + count], row[-1]] for row, count in zip(rows, counts, strict=True)]
         return Round(tokens=new, num_accepted=counts, draft_s=draft_s)
 
@@ -77,15 +85,15 @@ class Rounds:
         """Go on with only these sequences."""
         self.cache, self._pending = self.cache.keep(rows), self._pending[list(rows)]
         self._chances.keep(rows)
+        self._num_given = [self._num_given[row] for row in rows]
         if self._draft is not None:
             self._draft.keep(rows)
 
     def _propose(
-        self, gamma: int
+        self, gamma: int, chances: Float[Tensor, "batch gamma_and_one 3"] | None
     ) -> tuple[Int[Tensor, "batch gamma_and_one"], Float[Tensor, "batch gamma vocab"] | None]:
         """The pending token and those drafted behind it; if they were drawn, from which distributions."""
         tokens, distributions = [self._pending], []
-        chances = None if self._sampling.is_greedy or not gamma else self._chances.take(gamma)
         for position in range(gamma):
             assert self._draft is not None, "tokens are drafted only by a draft"
             logits = self._draft.step(tokens[-1], self.cache)
@@ -94,7 +102,7 @@ class Rounds:
                 words = logits.argmax(-1)
             else:
                 probabilities = self._sampling.probabilities(logits)
-                words = draw(probabilities, chances[:, position])
+                words = draw(probabilities, chances[:, position, 0])
                 distributions.append(self._draft.spread(probabilities))
             tokens.append(self._draft.tokens(words)[:, None])
         return torch.cat(tokens, dim=1), torch.stack(distributions, dim=1) if distributions else None
@@ -104,9 +112,11 @@ class Rounds:
         drafted: Int[Tensor, "batch gamma"],
         distributions: Float[Tensor, "batch gamma vocab"] | None,
         logits: Float[Tensor, "batch gamma_and_one vocab"],
+        chances: Float[Tensor, "batch gamma_and_one 3"] | None,
+        most: Int[Tensor, " batch"],
     ) -> Accepted:
-        if self._sampling.is_greedy:
-            return accept_greedy(drafted, logits.argmax(-1))
+        if chances is None:
+            return accept_greedy(drafted, logits.argmax(-1), most)
         target = self._sampling.probabilities(logits)
         draft = target[:, :-1] if distributions is None else distributions  # of no tokens, if none were drafted
-        return accept_sampled(drafted, draft, target, self._chances.take(drafted.shape[1] + 1))
+        return accept_sampled(drafted, draft, target, chances[..., 1], chances[..., 2], most)

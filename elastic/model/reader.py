@@ -115,7 +115,8 @@ class Reader:
 
     def _normalise(self, x: Tensor, gain: Tensor) -> Tensor:
         """`F.rms_norm`, which for one token takes several times as long on a CPU."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        precision = torch.promote_types(x.dtype, torch.float32)  # of half-precision values, sums in float32
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision)
         scale = (norm.square() / self._config.width + self._config.norm_eps).rsqrt()
         return (x * scale).to(x.dtype) * gain
 

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from elastic.lm.acceptance import accept_greedy, accept_sampled, residual
+from elastic.lm.acceptance import Accepted, accept_greedy, accept_sampled, residual
 from elastic.lm.sampling import Sampling, draw
 
 # Multiples of 1/12 whose ratios and residuals are so too: chances at the middles of 12 equal parts then decide every
@@ -21,6 +21,17 @@ def every_outcome(count: int) -> torch.Tensor:
     return torch.cartesian_prod(*[middles] * count)
 
 
+def judge(
+    drafted: torch.Tensor, draft: torch.Tensor, target: torch.Tensor, stands: torch.Tensor, follows: torch.Tensor
+) -> Accepted:
+    """Accept as many as stand; `follows` is what draws the next token, wherever that is."""
+    count, gamma = drafted.shape
+    stands = torch.cat([stands, torch.full((count, 1), torch.nan, dtype=torch.float64)], dim=1)
+    return accept_sampled(
+        drafted, draft, target, stands, follows[:, None].expand(-1, gamma + 1), torch.full((count,), gamma)
+    )
+
+
 def table(rows: dict[int, tuple[int, ...]]) -> torch.Tensor:
     return torch.tensor([rows[token] for token in sorted(rows)], dtype=torch.float64) / PARTS
 
@@ -34,9 +45,8 @@ def test_the_tokens_of_a_round_have_the_target_s_joint_distribution():
     next_q = table(NEXT_Q)[one]
     two = draw(next_q, chances[:, 1])
     target = torch.stack([first_p, table(NEXT_P)[one], table(LAST_P)[two]], dim=1)
-    found = accept_sampled(
-        torch.stack([one, two], dim=1), torch.stack([first_q, next_q], dim=1), target, chances[:, 2:]
-    )
+    drafted, draft = torch.stack([one, two], dim=1), torch.stack([first_q, next_q], dim=1)
+    found = judge(drafted, draft, target, chances[:, 2:4], chances[:, 4])
     # A round that ends early leaves its next tokens to later rounds, which draw from the target whatever came before.
     joint = torch.zeros(3, 3, 3, dtype=torch.float64)
     p_next, p_last = table(NEXT_P), table(LAST_P)
@@ -57,16 +67,41 @@ def test_the_tokens_of_a_round_have_the_target_s_joint_distribution():
     assert set(found.counts.tolist()) == {0, 1, 2}
 
 
+def test_places_that_are_reached_again_keep_the_joint_distribution_at_their_old_chances():
+    """Two tokens are asked for and two drafted, of which one may count; where it falls, the other is drawn anew."""
+    chances = every_outcome(5)  # of the first place: draft, decision, target; of the second: draft, target
+    count = len(chances)
+    first_q = torch.tensor(FIRST_Q, dtype=torch.float64).expand(count, -1) / PARTS
+    first_p = torch.tensor(FIRST_P, dtype=torch.float64).expand(count, -1) / PARTS
+    one = draw(first_q, chances[:, 0])
+    next_q = table(NEXT_Q)[one]
+    two = draw(next_q, chances[:, 3])
+    found = accept_sampled(
+        torch.stack([one, two], dim=1),
+        torch.stack([first_q, next_q], dim=1),
+        torch.stack([first_p, table(NEXT_P)[one], table(LAST_P)[two]], dim=1),
+        torch.stack([chances[:, 1], *[torch.zeros(count).double()] * 2], dim=1),  # the second stands, if it counts
+        torch.stack([chances[:, 2], chances[:, 4], torch.full((count,), torch.nan).double()], dim=1),
+        torch.ones(count, dtype=torch.int64),
+    )
+    assert set(found.counts.tolist()) == {0, 1}
+    first = torch.where(found.counts == 1, one, found.following)
+    second = torch.where(found.counts == 1, found.following, draw(table(NEXT_P)[first], chances[:, 4]))
+    joint = torch.zeros(9).double().index_add(0, 3 * first + second, torch.ones(count).double()) / count
+    expected = (torch.tensor(FIRST_P).double() / PARTS)[:, None] * table(NEXT_P)
+    torch.testing.assert_close(joint.reshape(3, 3), expected, rtol=0, atol=1e-12)
+
+
 def test_a_draft_that_is_the_target_always_stands():
     p = Sampling(temperature=1.0).probabilities(torch.randn(4000, 3, 9, generator=torch.Generator().manual_seed(0)))
     chances = torch.rand(4000, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     drafted = draw(p[:, :2], chances[:, :2])
-    assert accept_sampled(drafted, p[:, :2], p, chances[:, 2:]).counts.unique().tolist() == [2]
+    assert judge(drafted, p[:, :2], p, chances[:, 2:4], chances[:, 4]).counts.unique().tolist() == [2]
 
 
 def test_a_token_that_the_target_excludes_never_stands():
     draft, target = torch.tensor([[[1.0, 0.0]]]).double(), torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]).double()
-    found = accept_sampled(torch.tensor([[0]]), draft, target, torch.zeros(1, 2, dtype=torch.float64))
+    found = judge(torch.tensor([[0]]), draft, target, torch.zeros(1, 1).double(), torch.zeros(1).double())
     assert (found.counts.tolist(), found.following.tolist()) == ([0], [1])
 
 
@@ -84,8 +119,10 @@ def test_where_nothing_is_left_the_target_stands_for_the_residual():
 def test_greedy_accepts_until_the_first_difference_and_goes_on_with_the_target_s_token():
     drafted = torch.tensor([[5, 6, 7], [5, 0, 7], [0, 6, 7]])
     best = torch.tensor([[5, 6, 7, 8]] * 3)
-    found = accept_greedy(drafted, best)
+    found = accept_greedy(drafted, best, torch.tensor([3, 3, 3]))
     assert (found.counts.tolist(), found.following.tolist()) == ([3, 1, 0], [8, 6, 5])
+    found = accept_greedy(drafted, best, torch.tensor([1, 2, 0]))
+    assert (found.counts.tolist(), found.following.tolist()) == ([1, 1, 0], [6, 6, 5])
 
 
 def test_greedy_is_the_sampled_rule_at_temperature_zero():
@@ -94,8 +131,10 @@ def test_greedy_is_the_sampled_rule_at_temperature_zero():
     target = torch.cat([draft, draft[:, :1]], dim=1) + torch.randn(300, 4, 4, generator=generator)
     chances = torch.rand(300, 4, generator=generator, dtype=torch.float64)
     drafted = draft.argmax(-1)
-    sampled = accept_sampled(drafted, Sampling().probabilities(draft), Sampling().probabilities(target), chances)
-    greedy = accept_greedy(drafted, target.argmax(-1))
+    sampled = judge(
+        drafted, Sampling().probabilities(draft), Sampling().probabilities(target), chances[:, :3], chances[:, 3]
+    )
+    greedy = accept_greedy(drafted, target.argmax(-1), torch.full((300,), 3))
     assert torch.equal(sampled.counts, greedy.counts)
     assert torch.equal(sampled.following, greedy.following)
     assert len(greedy.counts.unique()) == 4
@@ -104,5 +143,5 @@ def test_greedy_is_the_sampled_rule_at_temperature_zero():
 def test_nothing_drafted_is_the_target_s_own_next_token():
     target = torch.tensor([[[0.25, 0.75]]]).double()
     none = torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0, 2, dtype=torch.float64)
-    assert accept_sampled(*none, target, torch.tensor([[0.3]]).double()).following.tolist() == [1]
-    assert accept_greedy(none[0], torch.tensor([[1]])).following.tolist() == [1]
+    assert judge(*none, target, none[1][..., 0], torch.tensor([0.3]).double()).following.tolist() == [1]
+    assert accept_greedy(none[0], torch.tensor([[1]]), torch.tensor([0])).following.tolist() == [1]

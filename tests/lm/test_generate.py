@@ -220,12 +220,31 @@ def test_sampled_tokens_have_the_target_s_joint_distribution(kind: str, taught: 
     assert 0.05 < rate < 0.98
 
 
-def test_the_same_seed_gives_the_same_tokens_whoever_is_beside(generator: Generator, prompts: list[list[int]]):
+@pytest.mark.parametrize("kind", ["shared_cache", "own_cache"])
+def test_the_same_seed_gives_the_same_tokens_whoever_is_beside(kind: str, taught: Decoder, prompts: list[list[int]]):
+    # In float64: what a product over more rows rounds differently does not reach a decision.
+    generator = Generator(copy.deepcopy(taught).double())
+    config = replace(CONFIG, sampling=Sampling(temperature=1.0), draft=DRAFTS[kind], gamma=3)
+    together = collect(generator.generate(prompts[:20], config, seeds=range(20)), 20)
+    for row in range(20):
+        alone = collect(generator.generate(prompts[row : row + 1], config, seeds=[row]), 1)
+        assert alone == together[row : row + 1]
+    assert collect(generator.generate(prompts[:20], config, seeds=range(20, 40)), 20) != together
+
+
+def test_what_lies_behind_a_sequence_s_end_was_not_drafted(generator: Generator, prompts: list[list[int]]):
+    config = replace(CONFIG, draft=DRAFTS["shared_cache"], gamma=5)
+    remaining = [CONFIG.max_new_tokens] * 10
+    for step in generator.generate(prompts[:10], config):
+        for row, tokens in enumerate(step.tokens):
+            assert step.num_draft_tokens[row] <= max(0, remaining[row] - 1)
+            assert len(tokens) == (step.num_accepted_tokens[row] + 1 if remaining[row] else 0)
+            remaining[row] -= len(tokens)
+    assert remaining == [0] * 10
+
+
+def test_the_same_configuration_gives_the_same_tokens(generator: Generator, prompts: list[list[int]]):
     config = replace(CONFIG, sampling=Sampling(temperature=1.0), draft=DRAFTS["shared_cache"], gamma=2)
-    together = collect(generator.generate(prompts[:3], config, seeds=[1, 2, 3]), 3)
-    alone = collect(generator.generate(prompts[1:2], config, seeds=[2]), 1)
-    assert alone == together[1:2]
-    assert collect(generator.generate(prompts[1:2], config, seeds=[4]), 1) != alone
     assert collect(generator.generate(prompts[:3], config), 3) == collect(generator.generate(prompts[:3], config), 3)
 
 

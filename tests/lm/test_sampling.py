@@ -50,9 +50,17 @@ def test_what_is_drawn_is_never_impossible_however_sums_are_rounded():
 
 def test_a_sequence_s_chances_do_not_depend_on_its_neighbours():
     together, alone = Chances([3, 4, 5], torch.device("cpu")), Chances([4], torch.device("cpu"))
-    assert together.take(3)[1].tolist() == alone.take(3)[0].tolist()
+    assert together.take([0, 2, 5], 3)[1].tolist() == alone.take([2], 3)[0].tolist()
     together.keep([1])
-    assert together.take(2).tolist() == alone.take(2).tolist()
+    assert together.take([7], 2).tolist() == alone.take([7], 2).tolist()
+
+
+def test_a_place_has_the_same_chances_whenever_it_is_looked_at():
+    chances, others = Chances([3], torch.device("cpu")), Chances([3], torch.device("cpu"))
+    first = chances.take([0], 4)
+    assert first.unique().numel() == 12
+    assert chances.take([1], 1).tolist() == first[:, 1:2].tolist()
+    assert torch.cat([others.take([0], 1), others.take([1], 3)], dim=1).tolist() == first.tolist()
 
 
 @pytest.mark.parametrize(
