@@ -65,7 +65,7 @@ class Options:
     live_objectives: float = 5.0
     """Latency objective of the live part, in calls of the largest submodel for one image."""
     live_shape: str = "bursty"
-    live_seeds: int = 2
+    live_seeds: int = 3
     live_duration_s: float = 12.0
 
 

@@ -42,7 +42,8 @@ class GenerationConfig:
     sampling: Sampling = GREEDY
     """How tokens are chosen: greedy if left out."""
     seed: int = 0
-    """Of the random numbers that tokens are sampled with; every sequence of a batch has a stream of its own."""
+    """Of the random numbers that tokens are sampled with; every sequence of a batch has its own, so that what it draws
+    at a given `gamma` does not depend on who is beside it."""
     eos: tuple[int, ...] = ()
     """Tokens that end a sequence; they are given out."""
     target: Submodel | None = None

@@ -1,7 +1,6 @@
 """The policy as Serve's controller calls it, and one server whose replicas come and go under real requests."""
 
 import asyncio
-import os
 import time
 import urllib.request
 from collections import Counter
@@ -20,10 +19,9 @@ from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from elastic.checkpoint import Manifest, save_model
 from elastic.model.config import EncoderConfig, Preprocess, VisionConfig
 from elastic.model.encoder import Encoder
-from elastic.profile.device import device_fingerprint
-from elastic.profile.provenance import collect
+from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import LATENCY, QUALITY
-from elastic.profile.tables import LatencyTable, QualityTable
+from elastic.profile.tables import QualityTable
 from elastic.serve.scaling.load import Load
 from elastic.serve.scaling.ray_serve import ReplicaPolicy, autoscaling_config, record, total_load
 from elastic.serve.scaling.scaler import ScalingRules
@@ -32,7 +30,6 @@ from tests.serve.conftest import (
     ServerProcess,
     encode_png,
     free_port,
-    latency_row,
     quality_row,
     server_process,
 )
@@ -94,29 +91,38 @@ def test_serve_applies_no_delay_of_its_own_and_the_first_number_keeps_the_limits
 
 
 SIZE = 128
-MS_OF = {"S": 30.0, "M": 40.0, "L": 50.0, "XL": 70.0}
-"""About what they take on one free core; the server corrects it for the machine that it finds."""
-BUDGET_MS = 400.0
+OBJECTIVES = 6
+"""Latency objective, in calls of the largest submodel."""
+BUSY, IDLE = 3.0, 0.15
+"""Rates, in what one replica serves of the largest submodel: far more than two can take, and little enough for one."""
+
+
+@dataclass(frozen=True)
+class BusyRun:
+    """A model that keeps a core busy for tens of milliseconds, and how many these are."""
+
+    folder: Path
+    call_ms: float
+    """Of the largest submodel, for one image."""
 
 
 @pytest.fixture(scope="module")
-def busy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that keeps a core busy for tens of milliseconds."""
+def busy_run(tmp_path_factory: pytest.TempPathFactory) -> BusyRun:
     torch.manual_seed(0)
     vision = VisionConfig(image_size=SIZE, patch_size=8, width=192, depth=4, num_heads=2)
     encoder = Encoder(EncoderConfig(vision=vision, embed_dims=(32,)))
     run = tmp_path_factory.mktemp("runs") / "busy"
-    save_model(run, encoder, Manifest(encoder=encoder.config, preprocess=Preprocess(image_size=SIZE)))
-    provenance, levels = collect(device_fingerprint()), encoder.space.granularities.items()
-    latency = [
-        latency_row(str(provenance.device), "image", submodel, size, MS_OF[name] * (0.1 + 0.9 * size))
-        for name, submodel in levels
-        for size in (1, 4)
+    save_model(run, encoder.eval(), Manifest(encoder=encoder.config, preprocess=Preprocess(image_size=SIZE)))
+    levels = encoder.space.granularities
+    latency = measure(
+        encoder, LatencyConfig(batch_sizes=(1, 4), rounds=4, warmup_rounds=1), submodels={"image": [*levels.values()]}
+    )
+    quality = [
+        quality_row("image", submodel, encoder.space.full, 32, QUALITY_OF[name]) for name, submodel in levels.items()
     ]
-    quality = [quality_row("image", submodel, encoder.space.full, 32, QUALITY_OF[name]) for name, submodel in levels]
-    LatencyTable(latency, provenance).save(run / LATENCY)
-    QualityTable(quality, provenance).save(run / QUALITY)
-    return run
+    latency.save(run / LATENCY)
+    QualityTable(quality, latency.provenance).save(run / QUALITY)
+    return BusyRun(run, call_ms=latency.predict("image", encoder.space.full, batch_size=1, quantile="p50"))
 
 
 class Watched:
@@ -156,11 +162,11 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(busy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(busy_run: BusyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     port = free_port()
-    flags = ["--min-replicas", "0", "--max-replicas", "3", "--scale-down-after-s", "10", "--scale-to-zero-after-s", "8"]
+    flags = ["--min-replicas", "0", "--max-replicas", "3", "--scale-down-after-s", "4", "--scale-to-zero-after-s", "4"]
     ports = ["--metrics-port", str(port), "--http-port", str(free_port())]
-    with server_process(busy_run, tmp_path_factory.mktemp("server"), *flags, *ports) as server:
+    with server_process(busy_run.folder, tmp_path_factory.mktemp("server"), *flags, *ports) as server:
         yield Watched(server, port)
         server.stop()
 
@@ -168,10 +174,11 @@ def watched(busy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 class Caller:
     """Sends a steady stream of requests over one channel and counts how they end."""
 
-    def __init__(self, address: str, image: bytes) -> None:
+    def __init__(self, address: str, image: bytes, call_ms: float) -> None:
         self.ended: Counter[grpc.StatusCode] = Counter()
-        self._address = address
-        self._request = pb.EmbedRequest(inputs=[pb.Input(image=image)], slo=pb.Slo(latency_ms=BUDGET_MS))
+        self._address, self._call_ms = address, call_ms
+        slo = pb.Slo(latency_ms=OBJECTIVES * call_ms)
+        self._request = pb.EmbedRequest(inputs=[pb.Input(image=image)], slo=slo)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Caller":
@@ -183,13 +190,13 @@ class Caller:
         await asyncio.gather(*self._tasks)
         await self._channel.close()
 
-    async def send(self, rate: float, seconds: float) -> None:
-        """This many a second, answered or not."""
-        for _ in range(int(rate * seconds)):
+    async def send(self, load: float) -> None:
+        """Until cancelled, so many calls in the time of one, answered or not."""
+        while True:
             task = asyncio.create_task(self.call())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(1 / rate)
+            await asyncio.sleep(self._call_ms / 1e3 / load)
 
     async def call(self, timeout: float = 60.0) -> None:
         try:
@@ -200,22 +207,21 @@ class Caller:
             self.ended[grpc.StatusCode.OK] += 1
 
 
-@pytest.mark.skipif("ELASTIC_LIVE_SCALING" not in os.environ, reason="minutes long; set ELASTIC_LIVE_SCALING=1 to run")
 @pytest.mark.ray
 @pytest.mark.serve
 @pytest.mark.slow
-def test_replicas_come_under_load_and_go_without_it_and_no_call_is_lost(watched: Watched):
+def test_replicas_come_under_load_and_go_without_it_and_no_call_is_lost(watched: Watched, busy_run: BusyRun):
     """From one to three and back, then to none; a call then waits for a replica and is answered."""
     image = encode_png(Image.new("RGB", (SIZE, SIZE), (200, 30, 30)))
 
     async def story() -> Caller:
         await watched.until(1)
-        async with Caller(watched.server.address, image) as caller:
-            load = asyncio.create_task(caller.send(rate=25, seconds=600))
+        async with Caller(watched.server.address, image, busy_run.call_ms) as caller:
+            load = asyncio.create_task(caller.send(BUSY))
             await watched.until(3)
             await watched.until_all_answer(3)
             load.cancel()
-            light = asyncio.create_task(caller.send(rate=2, seconds=600))
+            light = asyncio.create_task(caller.send(IDLE))
             await watched.until(1)
             light.cancel()
             await watched.until(0)
