@@ -21,7 +21,7 @@ from benchmarks.serving.processes import cpu_s
 from elastic.serve.ingress.ports import WINDOWS
 
 ROOT = Path(__file__).parents[2]
-READY_TIMEOUT_S = 180.0
+READY_TIMEOUT_S, ROUTED_S = 180.0, 10.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -93,11 +93,16 @@ def free_port() -> int:
 
 def _replica_port(port: int) -> int:
     """Where HAProxy sends what comes in at `port`, from its configuration."""
-    texts = [path.read_text() for path in Path(tempfile.gettempdir()).glob("elastic-*/**/haproxy.cfg")]
-    (ours,) = [text for text in texts if re.search(rf"bind \S+:{port}\b", text)]
-    spoken_to = {int(found) for found in re.findall(r"server \S+ \S+:(\d+) proto h2 ", ours)}
-    (replica,) = (found for found in spoken_to if found >= WINDOWS.start)  # the other is Serve's own proxy
-    return replica
+    give_up_s = time.monotonic() + ROUTED_S
+    while True:
+        texts = [path.read_text() for path in Path(tempfile.gettempdir()).glob("elastic-*/**/haproxy.cfg")]
+        (ours,) = [text for text in texts if re.search(rf"bind \S+:{port}\b", text)]
+        spoken_to = {int(found) for found in re.findall(r"server \S+ \S+:(\d+) proto h2 ", ours)}
+        replicas = [found for found in spoken_to if found >= WINDOWS.start]  # the other is Serve's own proxy
+        if replicas:
+            return replicas[0]
+        assert time.monotonic() < give_up_s, f"HAProxy knows no replica: {ours}"
+        time.sleep(0.1)  # at first all calls take the way through that proxy
 
 
 def _module(python: str, name: str, run: Path, port: int, model: Model) -> list[str]:

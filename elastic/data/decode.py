@@ -6,7 +6,6 @@ transparent, and takes the background's colour once there is one.
 """
 
 import io
-import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -37,12 +36,16 @@ _BROKEN = (
 """What Pillow's decoders raise on damaged files, found by feeding them truncated and flipped bytes."""
 
 
+class TooManyPixels(DataError):
+    """An image declares more pixels than are to be decoded."""
+
+
 def decode(encoded: bytes, canvas_size: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8[np.ndarray, "4 size size"]:
     """The canvas of one encoded image; the first frame of an animation.
 
     Raises:
-        DataError: not an image of a known format, damaged, or it declares more than `max_pixels`; the last is
-            refused from the header, before memory for its pixels is taken.
+        TooManyPixels: it declares more than `max_pixels`; told from the header, before memory for its pixels is taken.
+        DataError: not an image of a known format, or damaged.
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
@@ -62,15 +65,6 @@ def decode(encoded: bytes, canvas_size: int, max_pixels: int = DEFAULT_MAX_PIXEL
         raise DataError("image", problem, f"send one of {', '.join(FORMATS)}") from error
 
 
-def num_pixels(encoded: bytes) -> float:
-    """How many pixels an image declares in its header; of what is no image, infinitely many."""
-    try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            return image.width * image.height
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_BROKEN):
-        return math.inf
-
-
 def decode_all(
     encoded: Sequence[bytes], canvas_size: int, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "images 4 size size"], Bool[np.ndarray, " images"]]:
@@ -85,8 +79,8 @@ def decode_all(
     return canvases, broken
 
 
-def _too_large(found: str, max_pixels: int) -> DataError:
-    return DataError("image", f"declares {found}, the limit is {max_pixels} pixels", "send a smaller image")
+def _too_large(found: str, max_pixels: int) -> TooManyPixels:
+    return TooManyPixels("image", f"declares {found}, the limit is {max_pixels} pixels", "send a smaller image")
 
 
 def _to_canvas(image: Image.Image, canvas_size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -112,9 +113,11 @@ class Gate:
 def is_local(peer: str) -> bool:
     """Whether a connection comes from this machine; what cannot be read does not."""
     kind, _, rest = peer.partition(":")
-    if kind == "unix":
-        return True
-    host = rest.rpartition(":")[0].strip("[]")
+    return kind == "unix" or _is_loopback(rest.rpartition(":")[0].strip("[]"))
+
+
+@lru_cache(maxsize=64)
+def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -10,10 +10,11 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
-from elastic.data.decode import FORMATS, decode, num_pixels
+from elastic.data.decode import FORMATS, TooManyPixels, decode
 from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError, InvalidRequest, RequestTooLarge
@@ -69,8 +70,9 @@ class Preparation:
                 names which.
             RequestTooLarge: one has more characters or bytes than allowed.
         """
-        if len(contents) == 1 and _is_small(contents[0]):
-            return [self.prepare_one(contents[0], "inputs[0]")]
+        if len(contents) == 1 and _is_short(contents[0]):
+            with suppress(TooManyPixels):
+                return [self.prepare_one(contents[0], "inputs[0]", SMALL_PIXELS)]
         calls = [
             asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
             for index, content in enumerate(contents)
@@ -107,21 +109,29 @@ class Preparation:
         finally:
             self._mean_ms += PACE_SHARE * (1000 * (time.perf_counter() - began_s) - self._mean_ms)
 
-    def prepare_one(self, content: Content, field: str) -> object:
-        """The model input of one content; errors name `field`."""
+    def prepare_one(self, content: Content, field: str, small_pixels: int | None = None) -> object:
+        """The model input of one content; errors name `field`.
+
+        Raises:
+            TooManyPixels: an image has more than `small_pixels`, which says nothing about whether it may.
+            InvalidRequest, RequestTooLarge: as in `prepare`.
+        """
         assert not isinstance(content, ImageUrl), "is read first"
-        return self._image(content, field) if isinstance(content, bytes) else self._text(content, field)
+        return self._image(content, field, small_pixels) if isinstance(content, bytes) else self._text(content, field)
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _image(self, encoded: bytes, field: str) -> torch.Tensor:
+    def _image(self, encoded: bytes, field: str, small_pixels: int | None) -> torch.Tensor:
         if not encoded:
             raise InvalidRequest(f"{field}.image", "is empty")
+        max_pixels = self._max_pixels if small_pixels is None else small_pixels
         try:
-            canvas = decode(encoded, CANVAS_SCALE * self._preprocess.image_size, self._max_pixels)
+            canvas = decode(encoded, CANVAS_SCALE * self._preprocess.image_size, max_pixels)
         except DataError as error:
+            if small_pixels is not None and isinstance(error, TooManyPixels):
+                raise
             # Pillow's own words stand in parentheses, and can hold memory addresses.
             problem = error.problem.partition(" (")[0]
             raise InvalidRequest(f"{field}.image", f"{problem}; {error.advice}") from error
@@ -137,7 +147,7 @@ class Preparation:
         return torch.as_tensor(tokens[0]), torch.as_tensor(mask[0])
 
 
-def _is_small(content: Content) -> bool:
+def _is_short(content: Content) -> bool:
     if isinstance(content, str):
         return len(content) <= SMALL_CHARS
-    return isinstance(content, bytes) and len(content) <= SMALL_BYTES and num_pixels(content) <= SMALL_PIXELS
+    return isinstance(content, bytes) and len(content) <= SMALL_BYTES

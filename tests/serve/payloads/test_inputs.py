@@ -46,13 +46,14 @@ def test_images_are_prepared_as_in_evaluation(preparation: Preparation, png: byt
 
 
 def where_prepared(preparation: Preparation, monkeypatch: pytest.MonkeyPatch, *contents: Content) -> set[str]:
-    """Names of the threads that prepare these contents."""
+    """Names of the threads that have prepared these contents."""
     names: set[str] = set()
     really = preparation.prepare_one
 
-    def noted(content: Content, field: str) -> object:
+    def noted(content: Content, field: str, *small_pixels: int) -> object:
+        found = really(content, field, *small_pixels)
         names.add(threading.current_thread().name)
-        return really(content, field)
+        return found
 
     monkeypatch.setattr(preparation, "prepare_one", noted)
     prepare(preparation, *contents)
@@ -74,7 +75,8 @@ def test_what_takes_longer_goes_to_the_threads(preparation: Preparation, monkeyp
     flat = io.BytesIO()
     Image.new("L", (900, 900)).save(flat, "PNG")  # few bytes, many pixels
     for contents in ((noise(256),), (flat.getvalue(),), (noise(64), noise(64))):
-        assert all(name.startswith("prepare") for name in where_prepared(preparation, monkeypatch, *contents))
+        names = where_prepared(preparation, monkeypatch, *contents)
+        assert names and all(name.startswith("prepare") for name in names)
 
 
 def test_texts_become_token_rows(preparation: Preparation) -> None:
