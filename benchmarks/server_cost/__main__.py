@@ -2,7 +2,7 @@
 
 Everyone computes the same: decode, preprocess, and the largest submodel of the same weights, on one torch thread; for
 two models, the one in the package and a random ViT-S/16 at 224 pixels. Compared, in the same run, in a new order each
-round, on the same cores:
+round, on the same cores, one server up at a time:
 
 - bare: the call in this process, one image after another (p50), and a loop over batches (images/s, the best size);
 - `elastic serve`: Ray Serve's HAProxy, one replica, its queue and policy, held to the largest submodel by min_quality;
@@ -13,11 +13,11 @@ p50 is at concurrency 1, throughput at the concurrencies of `workload.MODELS`, c
 bare; throughput at least 0.9 of the bare loop. Differences and ratios are taken within a round; shown are medians and
 the range over rounds. The table of where the time goes is from the replies' own timings and a call that does nothing.
 
-All of it shares the cores of this machine: the client, which costs a Python event loop, and the daemons of Ray, which
-run while others are measured. So CPU milliseconds per request are given as well, of the server's whole process tree and
-of the client; a busy neighbour changes them least. It cannot show: a client on another machine, more cores, a GPU.
+Every server shares the cores of this machine with the client, which costs a Python event loop. So CPU milliseconds per
+request are given as well, of the server's whole process tree, what it does while idle included, and of the client; a
+busy neighbour changes them least. It cannot show: a client on another machine, more cores, a GPU.
 
-    python -m benchmarks.server_cost --peers-venv ~/peers       # about twelve minutes on two quiet cores
+    python -m benchmarks.server_cost --peers-venv ~/peers       # about half an hour on two quiet cores
     python -m benchmarks.server_cost --quick                    # one short round of the small model; writes no results
 """
 
@@ -25,9 +25,10 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,8 +43,8 @@ from benchmarks.server_cost.environment import ensure_environment
 from benchmarks.server_cost.workload import BUNDLED, MODELS, Model, Workload, draw_images, write_run
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 
-WARM_UP = 4
-"""Requests, times the concurrency, before the clock starts."""
+WARM_UP, SETTLE_S = 20, 5.0
+"""Requests before the clock starts, beside four of each caller; and rest before the first of them."""
 
 Connect = Callable[[int, Sequence[bytes]], AbstractAsyncContextManager[load.Ask]]
 
@@ -64,9 +65,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A running server and how it is called."""
+    """A server: what runs it and how it is called."""
 
-    server: servers.Server
+    start: Callable[[], AbstractContextManager[servers.Server]]
     connect: Connect
 
 
@@ -98,41 +99,41 @@ def measure(model: Model, options: Options, progress: Progress) -> list[report.R
     """All rounds of one model."""
     with TemporaryDirectory(prefix="cost-") as folder:
         scratch = Path(folder)
-        steps = progress.add_task(f"{model.name}: tables and servers", total=None)
+        steps = progress.add_task(f"{model.name}: tables", total=None)
         run = write_run(model, scratch / "run")
         images, workload = draw_images(model.pixels), Workload(run)
-        with running(model, run, scratch, options) as contenders:
-            names = ["bare", *contenders]
-            progress.update(steps, description=model.name, total=options.rounds * len(names), completed=0)
-            rng = np.random.default_rng(options.seed)
-            rounds: list[report.Round] = []
-            for _ in range(options.rounds):
-                results: report.Round = {}
-                for name in (names[position] for position in rng.permutation(len(names))):
-                    if name == "bare":
-                        results[name] = measure_bare(model, workload, images)
-                    else:
-                        results[name] = asyncio.run(measure_server(model, contenders[name], images))
-                    progress.advance(steps)
-                rounds.append({name: results[name] for name in names})
+        contenders = contenders_of(model, run, scratch, options.peers_venv)
+        names = ["bare", *contenders]
+        progress.update(steps, description=model.name, total=options.rounds * len(names), completed=0)
+        rng = np.random.default_rng(options.seed)
+        rounds: list[report.Round] = []
+        for _ in range(options.rounds):
+            results: report.Round = {}
+            for name in (names[position] for position in rng.permutation(len(names))):
+                if name == "bare":
+                    results[name] = measure_bare(model, workload, images)
+                else:
+                    # Started anew each time: some servers take a core for themselves while they have nothing to do.
+                    with contenders[name].start() as server:
+                        time.sleep(SETTLE_S)
+                        results[name] = asyncio.run(measure_server(model, server, contenders[name].connect, images))
+                progress.advance(steps)
+            rounds.append({name: results[name] for name in names})
     return rounds
 
 
-@contextmanager
-def running(model: Model, run: Path, scratch: Path, options: Options) -> Iterator[dict[str, Contender]]:
-    """Every server, until the block ends."""
-    with ExitStack() as stack:
-        found = [
-            Contender(stack.enter_context(servers.elastic_serve(model, run, scratch)), load.grpc_embed),
-            Contender(stack.enter_context(servers.bare_grpc(model, run, scratch)), load.grpc_embed),
-        ]
-        venv = options.peers_venv
-        if venv is not None:
-            found += [
-                Contender(stack.enter_context(servers.litserve(model, run, scratch, venv)), load.litserve_embed),
-                Contender(stack.enter_context(servers.infinity(model, run, scratch, venv)), load.infinity_embed),
-            ]
-        yield {contender.server.name: contender for contender in found}
+def contenders_of(model: Model, run: Path, scratch: Path, peers_venv: Path | None) -> dict[str, Contender]:
+    """Every server, by its name in the table."""
+    found = {
+        "elastic serve": Contender(partial(servers.elastic_serve, model, run, scratch), load.grpc_embed),
+        "grpc.aio": Contender(partial(servers.bare_grpc, model, run, scratch), load.grpc_embed),
+    }
+    if peers_venv is None:
+        return found
+    return found | {
+        "LitServe": Contender(partial(servers.litserve, model, run, scratch, peers_venv), load.litserve_embed),
+        "infinity": Contender(partial(servers.infinity, model, run, scratch, peers_venv), load.infinity_embed),
+    }
 
 
 def measure_bare(model: Model, workload: Workload, images: Sequence[bytes]) -> dict[str, Any]:
@@ -171,13 +172,14 @@ def loop(model: Model, workload: Workload, images: Sequence[bytes], batch_size: 
     return num_batches * batch_size / (time.perf_counter() - start)
 
 
-async def measure_server(model: Model, contender: Contender, images: Sequence[bytes]) -> dict[str, Any]:
+async def measure_server(
+    model: Model, server: servers.Server, connect: Connect, images: Sequence[bytes]
+) -> dict[str, Any]:
     """One server at concurrency 1 and saturated."""
-    server = contender.server
     found: dict[str, Any] = {"per_s": {}, "cpu_ms": {}, "client_cpu_ms": {}}
-    async with contender.connect(server.port, images) as ask:
+    async with connect(server.port, images) as ask:
         for concurrency in (1, *model.concurrencies):
-            await load.closed_loop(ask, min(WARM_UP * concurrency, model.requests // 3), concurrency)
+            await load.closed_loop(ask, min(WARM_UP + 4 * concurrency, model.requests // 3), concurrency)
             cpu_s, client_s = server.cpu_s(), time.process_time()
             num_requests = model.calls if concurrency == 1 else model.requests
             sent = await load.closed_loop(ask, num_requests, concurrency)

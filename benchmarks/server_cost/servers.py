@@ -29,7 +29,6 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALL
 class Server:
     """One that answers."""
 
-    name: str
     port: int
     pid: int
     direct_port: int | None = None
@@ -48,7 +47,7 @@ def elastic_serve(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
     command += ["--max-batch-size", str(model.max_batch_size)]
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     with _running("elastic", command, environment, scratch, _printed("ready at")) as pid:
-        yield Server("elastic serve", port, pid, _replica_port(port))
+        yield Server(port, pid, _replica_port(port))
 
 
 @contextmanager
@@ -57,7 +56,7 @@ def bare_grpc(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
     port = free_port()
     command = _module(sys.executable, "bare_grpc", run, port, model)
     with _running("bare_grpc", command, {}, scratch, _printed("ready")) as pid:
-        yield Server("grpc.aio", port, pid)
+        yield Server(port, pid)
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def litserve(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Ser
     port = free_port()
     command = _module(str(venv / "bin" / "python"), "lit", run, port, model)
     with _running("litserve", command, {}, scratch, _answers(port)) as pid:
-        yield Server("LitServe", port, pid)
+        yield Server(port, pid)
 
 
 @contextmanager
@@ -81,7 +80,7 @@ def infinity(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Ser
     environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     environment |= {"HF_HOME": str(scratch / "huggingface")}
     with _running("infinity", command, environment, scratch, _answers(port)) as pid:
-        yield Server("infinity", port, pid)
+        yield Server(port, pid)
 
 
 def free_port() -> int:
