@@ -28,8 +28,8 @@ FLAGS = {
     "serve": "api-keys client-ca default-latency-ms device drain-s dtype force-foreign-tables host http-port "
     "image-url-allow insecure-public log-requests log-sample max-batch-size max-image-pixels max-items-per-call "
     "max-message-bytes max-quality-loss max-replicas max-sequences max-waiting-items metrics-port min-replicas "
-    "num-replicas num-threads policy port profile quantile scale-down-after-s scale-to-zero-after-s target-attainment "
-    "tls-cert tls-key",
+    "num-replicas num-threads policy port profile quantile reply-margin-ms scale-down-after-s "
+    "scale-to-zero-after-s target-attainment tls-cert tls-key",
     "deploy": "allow-narrower rollback server",
     "embed": "api-key embed-dim latency-slo-ms min-quality output server tls-ca tls-cert tls-key",
     "generate": "compare device draft draft-layers draft-vocabulary draft-vocabulary-text gamma max-new-tokens "

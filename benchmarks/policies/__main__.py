@@ -43,6 +43,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "policies.json"
 DOCS = ROOT / "docs" / "policies"
 PARTS = ("simulated", "optimum", "live")
 SHAPES = ("poisson", "bursty", "accelerating")
+REPLY_MARGIN_MS = 5.0
+"""What the live server keeps back for answers to a client on its own cores: half of what it then spends outside of
+queue and model (`live.Fit.overhead_ms`)."""
 QUIET_LOAD = 0.2
 """At which the server around the model is measured."""
 
@@ -133,12 +136,13 @@ def _live(options: Options, progress: Progress) -> dict[str, Any]:
             seeds=options.live_seeds,
             duration_s=options.live_duration_s,
         )
-        with elastic_serve(run, "--policy", "static=largest") as server:
+        margin = ("--reply-margin-ms", str(REPLY_MARGIN_MS))
+        with elastic_serve(run, *margin, "--policy", "static=largest") as server:
             fitted = live.fit(server.address, fleet, QUIET_LOAD * capacity, slo_ms)
         task = progress.add_task("live", total=len(options.policies) * len(traffic.rates) * traffic.seeds)
         seen: list[dict[str, object]] = []
         for policy in options.policies:
-            with elastic_serve(run, "--policy", policy) as server:
+            with elastic_serve(run, *margin, "--policy", policy) as server:
                 seen += live.run(server.address, policy, traffic, lambda: progress.advance(task))
         beside = [row for policy in options.policies for row in live.simulate_same(fleet, fitted, policy, traffic)]
     return {"rows": seen, "beside": beside, "fit": asdict(fitted), "rates": traffic.rates, "slo_ms": slo_ms}

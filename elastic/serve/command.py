@@ -107,6 +107,9 @@ class Serve:
     addresses that are not public). None: URLs are refused."""
     default_latency_ms: float = 1_000.0
     """Budget of a request that names none, in milliseconds."""
+    reply_margin_ms: float = 1.0
+    """Kept back from every budget for the way of the answer, in milliseconds: half a round trip to your clients, and
+    more if the server shares its cores."""
     metrics_port: int | None = None
     """Show Prometheus metrics of all replicas at http://HOST:PORT/metrics; left out, nothing is counted."""
     drain_s: float = 10.0

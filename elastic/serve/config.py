@@ -96,6 +96,8 @@ class ServeConfig:
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise ConfigError(f"serve.{name}", getattr(self, name), "must be positive")
+        if self.reply_margin_ms < 0:
+            raise ConfigError("serve.reply_margin_ms", self.reply_margin_ms, "must not be negative")
         if not 0 <= self.log_sample <= 1:
             raise ConfigError("serve.log_sample", self.log_sample, "must be between 0 and 1")
         self._check_ports()

@@ -16,6 +16,7 @@ RUN = Path("runs/a")
         ("metrics_port", 9_000),
         ("metrics_port", -1),
         ("log_sample", 1.5),
+        ("reply_margin_ms", -1.0),
         ("max_batch_size", 0),
         ("default_latency_ms", -1.0),
         ("decode_threads", 0),
