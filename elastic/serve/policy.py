@@ -43,8 +43,10 @@ class Refuse:
 class Policy(ABC):
     """Decides for one model thread."""
 
-    headroom: float = 1.0
-    """What predictions are multiplied with before a promise rests on them."""
+    @property
+    def headroom(self) -> float:
+        """What predictions are multiplied with before a promise rests on them."""
+        return 1.0
 
     def notice(self, arriving: Sequence[Work]) -> None:  # noqa: B027 (most policies do not look ahead)
         """Hear of work once, when it arrives and before it is admitted or refused."""

@@ -16,6 +16,7 @@ from elastic.errors import Overloaded
 from elastic.profile.tables import Modality
 from elastic.serve.batching import Costs, Work, urgent_first
 from elastic.serve.policies.demand import Demand
+from elastic.serve.policies.headroom import Headroom
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan, is_on_time
 
 
@@ -28,9 +29,14 @@ class LookaheadPolicy(Policy):
     submodel, and when more arrives than that can serve, it is given up just as far as needed.
     """
 
-    def __init__(self, headroom: float = 1.15) -> None:
-        self.headroom = headroom
+    def __init__(self, headroom: float = Headroom.START) -> None:
+        self._headroom = Headroom(headroom)
         self._demand = Demand()
+
+    @property
+    def headroom(self) -> float:
+        """As learned so far."""
+        return self._headroom.value
 
     def notice(self, arriving: Sequence[Work]) -> None:
         """Learn the rate of arrivals."""
@@ -54,6 +60,7 @@ class LookaheadPolicy(Policy):
         """Refuse what cannot be met any more; else run the batch that promises most."""
         doomed = tuple(work for work in queue if now_ms + costs.least_ms(work) > work.deadline_ms)
         if doomed:
+            self._headroom.observe(num_kept=0, num_broken=len(doomed))
             return Refuse(doomed)
         careful = costs.slower(self.headroom)
         too_long: dict[_Batch, float] = {}
@@ -70,6 +77,11 @@ class LookaheadPolicy(Policy):
         first = floor_plan(queue, now_ms, costs).first
         assert first is not None, "decide needs a queue"
         return first
+
+    def observe(self, run: Run, finished_ms: float) -> None:
+        """Learn how many of its promises were kept."""
+        num_broken = sum(finished_ms > work.deadline_ms for work in run.works)
+        self._headroom.observe(len(run.works) - num_broken, num_broken)
 
     def _promises(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> "Iterator[_Promise]":
         """What every batch promises at every level that is in time."""

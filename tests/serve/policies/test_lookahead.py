@@ -8,7 +8,10 @@ from elastic.serve.batching import Costs, EdfQueue, Work
 from elastic.serve.policies.lookahead import LookaheadPolicy, Outlook
 from elastic.serve.policy import Limit, Refuse, Run
 
-POLICY = LookaheadPolicy(headroom=1.0)
+
+def policy() -> LookaheadPolicy:
+    """One that takes predictions as they are."""
+    return LookaheadPolicy(headroom=1.0)
 
 
 def work(id: int, deadline_ms: float, **fields: object) -> Work:
@@ -16,7 +19,7 @@ def work(id: int, deadline_ms: float, **fields: object) -> Work:
 
 
 def decide(costs: Costs, *works: Work, now_ms: float = 0.0) -> Run | Refuse:
-    return POLICY.decide(sorted(works, key=lambda w: w.urgency), now_ms, costs)
+    return policy().decide(sorted(works, key=lambda w: w.urgency), now_ms, costs)
 
 
 def run(costs: Costs, *works: Work) -> Run:
@@ -83,22 +86,22 @@ def test_a_head_that_can_be_met_runs_even_when_a_later_request_is_lost(costs: Co
 
 def test_admission_refuses_what_would_be_late_at_the_fastest_submodel(costs: Costs) -> None:
     queue = [work(i, 11.0) for i in range(8)]  # exactly one batch of 8 at S: 11 ms
-    POLICY.admit([], queue, 0.0, costs)
+    policy().admit([], queue, 0.0, costs)
     with pytest.raises(Overloaded) as refused:
-        POLICY.admit(queue, [work(9, 14.0, arrived_ms=0.0)], 0.0, costs)
+        policy().admit(queue, [work(9, 14.0, arrived_ms=0.0)], 0.0, costs)
     assert refused.value.retry_after_ms == pytest.approx(11.0)
 
 
 def test_admission_refuses_what_would_push_an_admitted_request_over_its_deadline(costs: Costs) -> None:
     queue = [work(1, 7.9, modality="text")]
     with pytest.raises(Overloaded):
-        POLICY.admit(queue, [work(2, 7.0)], 0.0, costs)
+        policy().admit(queue, [work(2, 7.0)], 0.0, costs)
 
 
 def test_admission_counts_the_batch_that_runs_now(costs: Costs) -> None:
-    POLICY.admit([], [work(1, 10.0)], 6.0, costs)
+    policy().admit([], [work(1, 10.0)], 6.0, costs)
     with pytest.raises(Overloaded):
-        POLICY.admit([], [work(1, 10.0)], 6.1, costs)
+        policy().admit([], [work(1, 10.0)], 6.1, costs)
 
 
 @dataclass
@@ -125,7 +128,7 @@ class Simulation:
                 now_ms = self.step(now_ms, arrivals)
 
     def step(self, now_ms: float, arrivals: list[list[Work]]) -> float:
-        decision = POLICY.decide(self.queue.view(), now_ms, self.costs)
+        decision = policy().decide(self.queue.view(), now_ms, self.costs)
         self.queue.remove(decision.works)
         if isinstance(decision, Refuse):
             self.lost += decision.works
@@ -142,7 +145,7 @@ class Simulation:
 
     def admit(self, request: list[Work], free_ms: float) -> None:
         try:
-            POLICY.admit(self.queue.view(), request, free_ms, self.costs)
+            policy().admit(self.queue.view(), request, free_ms, self.costs)
         except Overloaded:
             self.refused += len(request)
         else:
@@ -219,3 +222,15 @@ def test_an_outlook_promises_nothing_that_cannot_go_on(costs: Costs) -> None:
     outlook = Outlook(costs, "image", 0.2, 60.0)
     steady = 0.4 + 0.1 * (30 - 18) / (32 - 18)
     assert outlook.quality(1.0, 1000.0) == pytest.approx(steady)
+
+
+def test_broken_promises_make_it_more_careful_and_kept_ones_less(costs: Costs) -> None:
+    learning = LookaheadPolicy()
+    late, early = (Run(0, (work(id, 10.0),), 5.0, Limit.NONE) for id in range(2))
+    learning.observe(late, finished_ms=10.5)
+    after_late = learning.headroom
+    learning.observe(early, finished_ms=9.5)
+    assert 1.15 < learning.headroom < after_late
+    doomed = learning.decide([work(2, 10.0)], 20.0, costs)
+    assert isinstance(doomed, Refuse)
+    assert learning.headroom > after_late
