@@ -17,7 +17,7 @@ Every server shares the cores of this machine with the client, which costs a Pyt
 request are given as well, of the server's whole process tree, what it does while idle included, and of the client; a
 busy neighbour changes them least. It cannot show: a client on another machine, more cores, a GPU.
 
-    python -m benchmarks.server_cost --peers-venv ~/peers       # about half an hour on two quiet cores
+    python -m benchmarks.server_cost --peers-venv ~/peers       # about twenty minutes on two quiet cores
     python -m benchmarks.server_cost --quick                    # one short round of the small model; writes no results
 """
 

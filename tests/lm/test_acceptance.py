@@ -21,6 +21,16 @@ def every_outcome(count: int) -> torch.Tensor:
     return torch.cartesian_prod(*[middles] * count)
 
 
+def draft_two(chances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two tokens drawn by two chances, the distributions they came from, and the target's at three places."""
+    first_q, first_p = (torch.tensor(row).double().expand(len(chances), -1) / PARTS for row in (FIRST_Q, FIRST_P))
+    one = draw(first_q, chances[:, 0])
+    next_q = table(NEXT_Q)[one]
+    two = draw(next_q, chances[:, 1])
+    target = torch.stack([first_p, table(NEXT_P)[one], table(LAST_P)[two]], dim=1)
+    return torch.stack([one, two], dim=1), torch.stack([first_q, next_q], dim=1), target
+
+
 def judge(
     drafted: torch.Tensor, draft: torch.Tensor, target: torch.Tensor, stands: torch.Tensor, follows: torch.Tensor
 ) -> Accepted:
@@ -39,13 +49,8 @@ def table(rows: dict[int, tuple[int, ...]]) -> torch.Tensor:
 def test_the_tokens_of_a_round_have_the_target_s_joint_distribution():
     chances = every_outcome(5)  # two draft tokens, two decisions, one token behind
     count = len(chances)
-    first_q = torch.tensor(FIRST_Q, dtype=torch.float64).expand(count, -1) / PARTS
-    first_p = torch.tensor(FIRST_P, dtype=torch.float64).expand(count, -1) / PARTS
-    one = draw(first_q, chances[:, 0])
-    next_q = table(NEXT_Q)[one]
-    two = draw(next_q, chances[:, 1])
-    target = torch.stack([first_p, table(NEXT_P)[one], table(LAST_P)[two]], dim=1)
-    drafted, draft = torch.stack([one, two], dim=1), torch.stack([first_q, next_q], dim=1)
+    drafted, draft, target = draft_two(chances[:, :2])
+    one, two = drafted.unbind(1)
     found = judge(drafted, draft, target, chances[:, 2:4], chances[:, 4])
     # A round that ends early leaves its next tokens to later rounds, which draw from the target whatever came before.
     joint = torch.zeros(3, 3, 3, dtype=torch.float64)
@@ -71,15 +76,12 @@ def test_places_that_are_reached_again_keep_the_joint_distribution_at_their_old_
     """Two tokens are asked for and two drafted, of which one may count; where it falls, the other is drawn anew."""
     chances = every_outcome(5)  # of the first place: draft, decision, target; of the second: draft, target
     count = len(chances)
-    first_q = torch.tensor(FIRST_Q, dtype=torch.float64).expand(count, -1) / PARTS
-    first_p = torch.tensor(FIRST_P, dtype=torch.float64).expand(count, -1) / PARTS
-    one = draw(first_q, chances[:, 0])
-    next_q = table(NEXT_Q)[one]
-    two = draw(next_q, chances[:, 3])
+    drafted, draft, target = draft_two(chances[:, [0, 3]])
+    one = drafted[:, 0]
     found = accept_sampled(
-        torch.stack([one, two], dim=1),
-        torch.stack([first_q, next_q], dim=1),
-        torch.stack([first_p, table(NEXT_P)[one], table(LAST_P)[two]], dim=1),
+        drafted,
+        draft,
+        target,
         torch.stack([chances[:, 1], *[torch.zeros(count).double()] * 2], dim=1),  # the second stands, if it counts
         torch.stack([chances[:, 2], chances[:, 4], torch.full((count,), torch.nan).double()], dim=1),
         torch.ones(count, dtype=torch.int64),
