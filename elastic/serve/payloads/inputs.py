@@ -72,7 +72,7 @@ class Preparation:
         """
         if len(contents) == 1 and _is_short(contents[0]):
             with suppress(TooManyPixels):
-                return [self.prepare_one(contents[0], "inputs[0]", SMALL_PIXELS)]
+                return [self.prepare_one(contents[0], "inputs[0]", min(SMALL_PIXELS, self._max_pixels))]
         calls = [
             asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
             for index, content in enumerate(contents)

@@ -137,6 +137,13 @@ def test_a_decompression_bomb_is_refused_from_its_header(preparation: Preparatio
         prepare(preparation, png_header(10_000, 5_000))
 
 
+def test_a_limit_below_what_counts_as_small_holds_for_small_images_too() -> None:
+    strict = Preparation(PREPROCESS, None, max_pixels=60 * 60)
+    assert prepare(strict, noise(60))
+    with pytest.raises(InvalidRequest, match="declares 64 x 64 pixels, the limit is 3600"):
+        prepare(strict, noise(64))
+
+
 def test_a_text_above_the_limit_is_too_large(preparation: Preparation) -> None:
     with pytest.raises(RequestTooLarge) as raised:
         prepare(preparation, "x" * 101)
