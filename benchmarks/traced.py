@@ -30,8 +30,9 @@ from rich.table import Table
 from torch import Tensor
 
 from elastic.checkpoint import load_model, resolve_run
-from elastic.model.config import IMAGE_CHANNELS
+from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
+from elastic.model.preprocess import CANVAS_CHANNELS, CANVAS_SCALE, to_model_input
 from elastic.model.traced import trace_images
 from elastic.profile.device import device_fingerprint
 from elastic.profile.latency import LatencyConfig, time_in_rounds
@@ -64,8 +65,8 @@ def main(options: Options) -> None:
     """Measure, print, and write the JSON."""
     torch.set_num_threads(1)
     console, run, load_before = Console(), resolve_run(options.run), os.getloadavg()[0]
-    encoder, _, _ = load_model(run)
-    calls = calls_of(encoder.requires_grad_(False), options.batch_sizes)
+    encoder, manifest, _ = load_model(run)
+    calls = calls_of(encoder.requires_grad_(False), manifest.preprocess, options.batch_sizes)
     found: dict[str, dict[Cell, list[float]]] = {}
     with Progress(console=console) as progress, torch.inference_mode():
         for where, beside in (("alone", alone), ("beside a busy thread", busy_thread)):
@@ -84,20 +85,24 @@ def main(options: Options) -> None:
     console.print(f"wrote {options.out}")
 
 
-def calls_of(encoder: Encoder, batch_sizes: tuple[int, ...]) -> dict[Cell, Callable[[], np.ndarray]]:
+def calls_of(
+    encoder: Encoder, preprocess: Preprocess, batch_sizes: tuple[int, ...]
+) -> dict[Cell, Callable[[], np.ndarray]]:
     """Every granularity at every batch size, both ways."""
-    side, width = encoder.config.vision.image_size, encoder.space.full_embed_dim
+    side, width = CANVAS_SCALE * preprocess.image_size, encoder.space.full_embed_dim
+    generator = torch.Generator().manual_seed(0)
     calls: dict[Cell, Callable[[], np.ndarray]] = {}
     for name, submodel in encoder.space.granularities.items():
-        trace = trace_images(encoder, submodel)
+        trace = trace_images(encoder, preprocess, submodel)
         for size in batch_sizes:
-            images = torch.randn(size, IMAGE_CHANNELS, side, side, generator=torch.Generator().manual_seed(0))
+            shape = (size, CANVAS_CHANNELS, side, side)
+            canvases = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
-            def python(images: Tensor = images, submodel: Submodel = submodel) -> np.ndarray:
-                return encoder.encode_images(images, submodel, width).numpy()
+            def python(canvases: Tensor = canvases, submodel: Submodel = submodel) -> np.ndarray:
+                return encoder.encode_images(to_model_input(canvases, preprocess), submodel, width).numpy()
 
-            def traced(images: Tensor = images, trace: Callable[[Tensor], Tensor] = trace) -> np.ndarray:
-                return trace(images).numpy()
+            def traced(canvases: Tensor = canvases, trace: Callable[[Tensor], Tensor] = trace) -> np.ndarray:
+                return trace(canvases).numpy()
 
             calls |= {(name, size, "python"): python, (name, size, "trace"): traced}
     return calls

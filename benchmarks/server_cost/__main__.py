@@ -4,7 +4,8 @@ Everyone computes the same: decode, preprocess, and the largest submodel of the 
 two models, the one in the package and a random ViT-S/16 at 224 pixels. Compared, in the same run, in a new order each
 round, on the same cores, one server up at a time:
 
-- bare: the call in this process, one image after another (p50), and a loop over batches (images/s, the best size);
+- bare: the call in this process, one image after another (p50), and a loop over batches (images/s, the best size); for
+  also one at a time with a pause of 5 ms before each, since no call of a server follows the last at once;
 - `elastic serve`: Ray Serve's HAProxy, one replica, its queue and policy, held to the largest submodel by min_quality;
 - grpc.aio: a minimal batching gRPC server, one process (`peers/bare_grpc.py`);
 - LitServe and infinity_emb, batching on, over HTTP, if an environment for them is given.
@@ -45,6 +46,8 @@ from elastic._pb.elastic.v1 import embedding_pb2 as pb
 
 WARM_UP, SETTLE_S = 20, 5.0
 """Requests before the clock starts, beside four of each caller; and rest before the first of them."""
+PAUSE_S = 0.005
+"""Between two calls of the bare model that are to find the caches as a server's do: about what a call's way takes."""
 
 Connect = Callable[[int, Sequence[bytes]], AbstractAsyncContextManager[load.Ask]]
 
@@ -142,19 +145,30 @@ def measure_bare(model: Model, workload: Workload, images: Sequence[bytes]) -> d
     workload.embed([workload.prepare(images[0])])
     cpu_s = time.process_time()
     for number in range(model.calls):
-        start = time.perf_counter()
-        image = workload.prepare(images[number % len(images)])
-        prepared = time.perf_counter()
-        workload.embed([image])
-        latencies_ms.append(1e3 * (time.perf_counter() - start))
-        prepare_ms.append(1e3 * (prepared - start))
+        call_ms, before_ms = call(workload, images[number % len(images)])
+        latencies_ms.append(call_ms)
+        prepare_ms.append(before_ms)
     call_cpu_ms = 1e3 * (time.process_time() - cpu_s) / model.calls
+    paused_ms = []
+    for number in range(model.calls):
+        time.sleep(PAUSE_S)
+        paused_ms.append(call(workload, images[number % len(images)])[0])
     return {
         "latencies_ms": latencies_ms,
         "prepare_ms": prepare_ms,
+        "paused_ms": paused_ms,
         "cpu_ms": {"1": call_cpu_ms},
         "per_s": {str(size): loop(model, workload, images, size) for size in batch_sizes(model)},
     }
+
+
+def call(workload: Workload, encoded: bytes) -> tuple[float, float]:
+    """Milliseconds of one image in this process, and of its decoding."""
+    start = time.perf_counter()
+    image = workload.prepare(encoded)
+    prepared = time.perf_counter()
+    workload.embed([image])
+    return 1e3 * (time.perf_counter() - start), 1e3 * (prepared - start)
 
 
 def batch_sizes(model: Model) -> tuple[int, ...]:

@@ -82,6 +82,7 @@ def parts(rounds: Sequence[Round]) -> dict[str, float]:
         "explanation and reply": total - prepare - queue - compute,
         "bare: decoding": bare_prepare,
         "bare: model": bare - bare_prepare,
+        "bare: both, after a pause of 5 ms": pooled("bare", "paused_ms"),
         "a call that does nothing, through HAProxy": nothing,
         "a call that does nothing, straight to the replica": direct,
     }

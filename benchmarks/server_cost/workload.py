@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from benchmarks.serving.claims import write_quality
 from elastic.checkpoint import Manifest, load_model, resolve_run, save_model
 from elastic.data.decode import decode
-from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.model.config import EncoderConfig, Preprocess, VisionConfig
 from elastic.model.encoder import Encoder
+from elastic.model.preprocess import CANVAS_SCALE
 from elastic.profile.latency import LatencyConfig, measure
 from elastic.profile.store import LATENCY
 from elastic.serve.resident import ResidentModel
@@ -62,14 +61,12 @@ class Workload:
         self._model = ResidentModel.load(run)
         self._submodel = self._model.encoder.space.full
 
-    def prepare(self, encoded: bytes) -> Tensor:
-        """Decoded, resized and normalised: what `elastic serve` does with an image."""
-        preprocess = self._model.manifest.preprocess
-        canvas = decode(encoded, CANVAS_SCALE * preprocess.image_size)
-        return to_model_input(torch.from_numpy(canvas)[None], preprocess)[0]
+    def prepare(self, encoded: bytes) -> np.ndarray:
+        """The canvas: what `elastic serve` does with an image before the model's turn."""
+        return decode(encoded, CANVAS_SCALE * self._model.manifest.preprocess.image_size)
 
-    def embed(self, images: Sequence[Tensor]) -> np.ndarray:
-        """Embeddings of the largest submodel."""
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings of canvases by the largest submodel, which resizes and normalises them first."""
         return self._model.compute("image", self._submodel, images)
 
 

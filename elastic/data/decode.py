@@ -54,7 +54,8 @@ def decode(encoded: bytes, canvas_size: int, max_pixels: int = DEFAULT_MAX_PIXEL
                 raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
             # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, never below the size asked for.
             image.draft(image.mode, (canvas_size, canvas_size))
-            return _to_canvas(ImageOps.exif_transpose(image), canvas_size)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_canvas(image, canvas_size)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own limits, met in the header as well.
         raise _too_large("too many pixels", max_pixels) from error
@@ -87,7 +88,8 @@ def _to_canvas(image: Image.Image, canvas_size: int) -> np.ndarray:
     if image.mode.startswith("I"):
         # 16-bit grey; Pillow's own conversion would clip instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    premultiplied = image.convert("RGBA").convert("RGBa")
+    opaque = image.mode == "RGB"
+    premultiplied = (image if opaque else image.convert("RGBA")).convert("RGBa")
     longest = max(premultiplied.size)
     if longest != canvas_size:
         width, height = (max(1, round(side * canvas_size / longest)) for side in premultiplied.size)

@@ -18,12 +18,12 @@ from elastic.data.config import DataConfig
 from elastic.data.decode import decode_all
 from elastic.data.execute import CaptionArrays, Executor, Held, ShardArrays
 from elastic.data.plan import Planner, check_divisible
-from elastic.data.preprocess import normalise
 from elastic.data.source import Source
 from elastic.data.tokenizer import Tokenizer
 from elastic.data.weights import WeightBook, Weights, check_weights
 from elastic.errors import ConfigError, DataError
 from elastic.model.config import Preprocess
+from elastic.model.preprocess import normalise
 
 MIN_JUDGED_IMAGES = 1000
 """The share of broken images is judged over at least this many, so that one early one does not end a run."""

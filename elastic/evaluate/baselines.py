@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from elastic.data.preprocess import to_model_input
 from elastic.errors import ConfigError
 from elastic.evaluate.dataset import RetrievalSet
 from elastic.evaluate.embed import check_broken, truncate
 from elastic.evaluate.metrics import Judged
 from elastic.evaluate.uned import Score, by_domain, image_retrieval
 from elastic.model.config import Preprocess
+from elastic.model.preprocess import to_model_input
 
 BaselineName: TypeAlias = Literal["chance", "pixels", "efficientnet_lite0"]
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError
 from elastic.evaluate.dataset import RetrievalSet
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
+from elastic.model.preprocess import CANVAS_SCALE, to_model_input
 from elastic.submodel import Submodel
 
 Embeddings: TypeAlias = dict[Submodel, Float[np.ndarray, "item dim"]]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from elastic.batch import Features
 from elastic.data.decode import decode_all
-from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.source import Source
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import ConfigError, DataError
 from elastic.evaluate.embed import Embeddings, embed_captions
 from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
+from elastic.model.preprocess import CANVAS_SCALE, to_model_input
 from elastic.model.vit import embed_second
 from elastic.submodel import Submodel
 

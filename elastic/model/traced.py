@@ -12,32 +12,50 @@ hold a copy of the weights for each submodel. Should TorchScript go, this file i
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from elastic.model.config import IMAGE_CHANNELS
+from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
+from elastic.model.preprocess import CANVAS_CHANNELS, CANVAS_SCALE, to_model_input
 from elastic.submodel import Submodel
 
 EXAMPLES = 2
 """Inputs of the batch that is traced; a batch of one would be recorded as broadcast."""
 
 
-def trace_images(encoder: Encoder, submodel: Submodel, dtype: str = "float32") -> Callable[[Tensor], Tensor]:
-    """From images `[batch, channels, size, size]` to their normalised embeddings `[batch, full width]`.
+def trace(
+    encoder: Encoder,
+    preprocess: Preprocess,
+    modality: Literal["image", "text"],
+    submodel: Submodel,
+    dtype: str = "float32",
+) -> Callable[..., Tensor]:
+    """What serving calls with a batch of a modality."""
+    if modality == "image":
+        return trace_images(encoder, preprocess, submodel, dtype)
+    return trace_texts(encoder, submodel, dtype)
 
-    Any batch size; images of the encoder's own size. To be called under `torch.inference_mode`, of an encoder in eval
-    mode. It reads the encoder's weights, whose memory the trace shares: a change in place is seen.
+
+def trace_images(
+    encoder: Encoder, preprocess: Preprocess, submodel: Submodel, dtype: str = "float32"
+) -> Callable[[Tensor], Tensor]:
+    """From uint8 canvases `[batch, 4, side, side]` to normalised embeddings `[batch, full width]`.
+
+    Any batch size; canvases of `CANVAS_SCALE` times the encoder's image size. To be called under
+    `torch.inference_mode`, of an encoder in eval mode. It reads the encoder's weights, whose memory the trace shares: a
+    change in place is seen.
     """
-    width, size = encoder.space.full_embed_dim, encoder.config.vision.image_size
+    width, side = encoder.space.full_embed_dim, CANVAS_SCALE * preprocess.image_size
 
-    def call(images: Tensor) -> Tensor:
-        return encoder.encode_images(images, submodel, width)
+    def call(canvases: Tensor) -> Tensor:
+        return encoder.encode_images(to_model_input(canvases, preprocess), submodel, width)
 
     where = next(encoder.parameters()).device
-    return _trace(encoder, call, (torch.zeros(EXAMPLES, IMAGE_CHANNELS, size, size, device=where),), dtype)
+    canvases = torch.zeros(EXAMPLES, CANVAS_CHANNELS, side, side, dtype=torch.uint8, device=where)
+    return _trace(encoder, call, (canvases,), dtype)
 
 
 def trace_texts(encoder: Encoder, submodel: Submodel, dtype: str = "float32") -> Callable[[Tensor, Tensor], Tensor]:
@@ -91,13 +109,6 @@ def _trace(
     # Without the cache of casts: a cast that was made before the trace began would be missing in it.
     with torch.autocast(examples[0].device.type, torch.bfloat16, enabled=dtype != "float32", cache_enabled=False):
         return record(call, [*encoder.parameters(), *encoder.buffers()], examples)
-
-
-TRACES: dict[str, Callable[[Encoder, Submodel, str], Callable[..., Tensor]]] = {
-    "image": trace_images,
-    "text": trace_texts,
-}
-"""By modality."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Measures what one encoder call costs, per submodel and batch size, on this machine.
 
-A call is what serving does with a batch: preprocessed tensor in, L2-normalised numpy embeddings out (so a GPU is
-handed the input and waited for), by the same trace. Decoding and network are not in it. Rules that make the numbers
+A call is what serving does with a batch: decoded canvases or tokens in, L2-normalised numpy embeddings out (so a GPU
+is handed the input and waited for), by the same trace. Decoding and network are not in it. Rules that make the numbers
 comparable:
 
 - every cell (modality, submodel, batch size) is called once per round, in an order shuffled anew each round, so
@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from elastic.errors import ConfigError
-from elastic.model.config import IMAGE_CHANNELS
+from elastic.model.config import Preprocess
 from elastic.model.encoder import Encoder
-from elastic.model.traced import TRACES
+from elastic.model.preprocess import CANVAS_CHANNELS, CANVAS_SCALE
+from elastic.model.traced import trace
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 from elastic.profile.tables import LatencyRow, LatencyTable, Modality
@@ -89,10 +90,11 @@ def measure(
     config = config or LatencyConfig()
     encoder = encoder.to(device)
     generator = torch.Generator().manual_seed(config.seed)
+    preprocess = Preprocess(image_size=encoder.config.vision.image_size)  # its numbers do not change how long it takes
     calls: dict[Cell, Callable[[], np.ndarray]] = {}
     for modality, chosen in (submodels or default_submodels(encoder)).items():
         for submodel in chosen:
-            embed = TRACES[modality](encoder, submodel, config.dtype)
+            embed = trace(encoder, preprocess, modality, submodel, config.dtype)
             for batch_size in config.batch_sizes:
                 inputs = _inputs(encoder, modality, batch_size, generator)
                 calls[modality, submodel, batch_size] = partial(_to_numpy, embed, inputs, device)
@@ -147,8 +149,9 @@ def torch_threads(num_threads: int) -> Iterator[None]:
 def _inputs(encoder: Encoder, modality: Modality, batch_size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """A random batch, in the processor's memory."""
     if modality == "image":
-        size = encoder.config.vision.image_size
-        return (torch.rand(batch_size, IMAGE_CHANNELS, size, size, generator=generator),)
+        side = CANVAS_SCALE * encoder.config.vision.image_size
+        shape = (batch_size, CANVAS_CHANNELS, side, side)
+        return (torch.randint(256, shape, dtype=torch.uint8, generator=generator),)
     text = encoder.config.text
     assert text is not None
     tokens = torch.randint(1, text.vocab_size, (batch_size, text.max_tokens), generator=generator)

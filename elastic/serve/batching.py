@@ -9,6 +9,7 @@ looks at a clock. No torch, no ray. Source: EDF order as in SuperServe (NSDI'25)
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from elastic.errors import Overloaded
 from elastic.profile.tables import Modality
@@ -35,6 +36,9 @@ class Work:
     def urgency(self) -> tuple[float, int, int]:
         """Sort key: earliest deadline first, then the higher priority, then the longer wait."""
         return (self.deadline_ms, -self.priority, self.id)
+
+
+_urgency = attrgetter("urgency")
 
 
 class EdfQueue:
@@ -64,7 +68,7 @@ class EdfQueue:
     def add(self, works: Iterable[Work]) -> None:
         """Take work in; the caller has asked `check_room`."""
         for work in works:
-            insort(self._works, work, key=lambda waiting: waiting.urgency)
+            insort(self._works, work, key=_urgency)
         assert len(self._works) <= self.max_items, "check_room was not asked"
 
     def remove(self, works: Iterable[Work]) -> None:
@@ -180,8 +184,11 @@ class Costs:
             object.__setattr__(self, "cheapest", cheapest)
 
     def _cheapest_from_floors(self, modality: Modality) -> tuple[int, ...]:
-        levels = range(len(self.fronts[modality].levels))
-        return tuple(min(levels[floor:], key=lambda level: self.ms(modality, level, 1)) for floor in levels)
+        alone_ms = [self.ms(modality, level, 1) for level in range(len(self.fronts[modality].levels))]
+        found = [len(alone_ms) - 1]
+        for level in reversed(range(len(alone_ms) - 1)):
+            found.append(level if alone_ms[level] <= alone_ms[found[-1]] else found[-1])
+        return tuple(reversed(found))
 
     @classmethod
     def at(cls, now_ms: float, fronts: Mapping[Modality, Front], correction: Correction) -> "Costs":
@@ -219,4 +226,12 @@ class Costs:
 
 def urgent_first(works: Iterable[Work]) -> Sequence[Work]:
     """The same work, most urgent first."""
-    return sorted(works, key=lambda work: work.urgency)
+    return sorted(works, key=_urgency)
+
+
+def merged(queue: Sequence[Work], works: Iterable[Work]) -> Sequence[Work]:
+    """A queue in order of urgency with more work in its places."""
+    found = list(queue)
+    for work in works:
+        insort(found, work, key=_urgency)
+    return found

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from elastic.checkpoint import WEIGHTS, Manifest, load_model
 from elastic.data.tokenizer import Tokenizer
 from elastic.model.encoder import Encoder
-from elastic.model.traced import TRACES
+from elastic.model.preprocess import CANVAS_CHANNELS, CANVAS_SCALE
+from elastic.model.traced import trace
 from elastic.profile.tables import Modality
 from elastic.submodel import Space, Submodel
 
@@ -69,8 +70,10 @@ class ResidentModel:
     def example(self, modality: Modality) -> object:
         """A valid input with fixed content, for warm-up and the canary."""
         if modality == "image":
-            size = self.manifest.preprocess.image_size
-            return torch.linspace(-1, 1, 3 * size * size).reshape(3, size, size)
+            side = CANVAS_SCALE * self.manifest.preprocess.image_size
+            ramp = np.linspace(0, 255, CANVAS_CHANNELS * side * side).reshape(CANVAS_CHANNELS, side, side)
+            ramp[-1] = 255  # opaque, so that every colour is one
+            return ramp.astype(np.uint8)
         assert self.encoder.config.text is not None
         length = self.encoder.config.text.max_tokens
         return torch.ones(length, dtype=torch.int64), torch.ones(length, dtype=torch.bool)
@@ -90,14 +93,15 @@ class ResidentModel:
 
     def _call(self, modality: Modality, submodel: Submodel) -> Callable[..., Tensor]:
         if (modality, submodel) not in self._calls:
-            self._calls[modality, submodel] = TRACES[modality](self.encoder, submodel, self._dtype)
+            call = trace(self.encoder, self.manifest.preprocess, modality, submodel, self._dtype)
+            self._calls[modality, submodel] = call
         return self._calls[modality, submodel]
 
 
 def _collate(modality: Modality, inputs: Sequence[object]) -> tuple[Tensor, ...]:
-    """What the traced call takes: images, or tokens and their mask, padded to the longest."""
+    """What the traced call takes: canvases, or tokens and their mask, padded to the longest."""
     if modality == "image":
-        return (torch.stack(cast(list[Tensor], inputs)),)
+        return (torch.from_numpy(np.stack(cast(Sequence[np.ndarray], inputs))),)
     tokens, masks = zip(*cast(Sequence[tuple[Tensor, Tensor]], inputs), strict=True)
     return tuple(pad_sequence(list(rows), batch_first=True) for rows in (tokens, masks))
 

@@ -103,7 +103,7 @@ def load_fronts(model: ResidentModel, config: ServeConfig) -> dict[Modality, Fro
 def _preparation(model: ResidentModel, config: ServeConfig) -> Preparation:
     text = model.manifest.encoder.text
     return Preparation(
-        model.manifest.preprocess,
+        model.manifest.preprocess.image_size,
         model.tokenizer,
         max_tokens=0 if text is None else text.max_tokens,
         max_pixels=config.max_image_pixels,

@@ -59,7 +59,12 @@ def test_a_closed_loop_sends_every_request_once_with_no_more_under_way_than_call
 
 def a_round(bare_ms: float, served_ms: float) -> dict[str, dict[str, Any]]:
     """Two calls each; the server needs 1 ms to prepare, 2 to compute, 0.5 to answer."""
-    bare = {"latencies_ms": [bare_ms] * 2, "prepare_ms": [1.0] * 2, "cpu_ms": {"1": bare_ms}}
+    bare = {
+        "latencies_ms": [bare_ms] * 2,
+        "prepare_ms": [1.0] * 2,
+        "paused_ms": [bare_ms] * 2,
+        "cpu_ms": {"1": bare_ms},
+    }
     timings = {"prepare_ms": [1.0] * 2, "queue_ms": [0.0] * 2, "compute_ms": [2.0] * 2, "total_ms": [3.5] * 2}
     served = timings | {
         "latencies_ms": [served_ms] * 2,

@@ -6,10 +6,10 @@ import torch
 
 from elastic.data.augment import AugmentConfig, augment, draw_views
 from elastic.data.decode import decode_all
-from elastic.data.preprocess import to_model_input
 from elastic.data.sources import open_source
 from elastic.errors import ConfigError
 from elastic.model.config import Preprocess
+from elastic.model.preprocess import to_model_input
 
 STRONG = AugmentConfig(blur_probability=0.3, erase_probability=0.5)
 

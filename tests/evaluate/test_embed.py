@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from elastic.data.decode import decode
-from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.errors import DataError
 from elastic.evaluate.dataset import load_retrieval_set
 from elastic.evaluate.embed import embed_captions, embed_images, truncate
+from elastic.model.preprocess import CANVAS_SCALE, to_model_input
 
 from .conftest import PREPROCESS, rows, write_set
 

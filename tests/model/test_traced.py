@@ -4,12 +4,24 @@ import weakref
 import pytest
 import torch
 
-from elastic.model.config import EncoderConfig, TextConfig, VisionConfig
+from elastic.model.config import EncoderConfig, Preprocess, TextConfig, VisionConfig
 from elastic.model.encoder import Encoder
+from elastic.model.preprocess import to_model_input
 from elastic.model.traced import trace_images, trace_texts
+from elastic.submodel import Submodel
 
 TEXT = TextConfig(vocab_size=20, max_tokens=6, width=8, depth=2, num_heads=2, mlp_ratio=2.0)
 VISION = VisionConfig(image_size=16, patch_size=8, width=8, depth=2, num_heads=2, mlp_ratio=2.0)
+PREPROCESS = Preprocess(image_size=16, background=(255, 0, 51))
+
+
+def canvases(count: int) -> torch.Tensor:
+    return torch.randint(256, (count, 4, 32, 32), dtype=torch.uint8)
+
+
+def called(encoder: Encoder, images: torch.Tensor, submodel: Submodel) -> torch.Tensor:
+    """What a trace is a recording of."""
+    return encoder.encode_images(to_model_input(images, PREPROCESS), submodel, 4)
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +34,10 @@ def encoder() -> Encoder:
 @torch.inference_mode()
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_a_trace_of_images_is_the_call(encoder: Encoder, batch_size: int) -> None:
-    images = torch.randn(batch_size, 3, 16, 16)
+    images = canvases(batch_size)
     for submodel in encoder.space.mixes():
-        expected = encoder.encode_images(images, submodel, encoder.space.full_embed_dim)
-        torch.testing.assert_close(trace_images(encoder, submodel)(images), expected, rtol=0, atol=1e-6)
+        expected = called(encoder, images, submodel)
+        torch.testing.assert_close(trace_images(encoder, PREPROCESS, submodel)(images), expected, rtol=0, atol=1e-6)
 
 
 @torch.inference_mode()
@@ -41,30 +53,30 @@ def test_a_trace_of_texts_is_the_call_at_every_length(encoder: Encoder, batch_si
 
 @torch.inference_mode()
 def test_in_bfloat16_it_is_the_call_under_autocast_wherever_it_is_made(encoder: Encoder) -> None:
-    images = torch.randn(3, 3, 16, 16)
+    images = canvases(3)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = encoder.encode_images(images, encoder.space.full, 4)
-    call = trace_images(encoder, encoder.space.full, "bfloat16")
+        expected = called(encoder, images, encoder.space.full)
+    call = trace_images(encoder, PREPROCESS, encoder.space.full, "bfloat16")
     torch.testing.assert_close(call(images), expected, rtol=0, atol=1e-2)
-    assert not torch.equal(call(images), encoder.encode_images(images, encoder.space.full, 4))
+    assert not torch.equal(call(images), called(encoder, images, encoder.space.full))
 
 
 @torch.inference_mode()
 def test_it_reads_the_memory_of_the_encoder() -> None:
     encoder = Encoder(EncoderConfig(vision=VISION, ffn_fractions=(0.5, 1.0), embed_dims=(4,))).eval()
-    images, submodel = torch.randn(2, 3, 16, 16), encoder.space.smallest
-    call = trace_images(encoder, submodel)
+    images, submodel = canvases(2), encoder.space.smallest
+    call = trace_images(encoder, PREPROCESS, submodel)
     before = call(images)
     for parameter in encoder.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     assert not torch.allclose(call(images), before)
-    torch.testing.assert_close(call(images), encoder.encode_images(images, submodel, 4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(call(images), called(encoder, images, submodel), rtol=0, atol=1e-6)
 
 
 def test_weights_leave_memory_with_the_trace() -> None:
     encoder = Encoder(EncoderConfig(vision=VISION, ffn_fractions=(0.5, 1.0), embed_dims=(4,))).eval()
     weight = weakref.ref(encoder.image.head.weight)
-    call = trace_images(encoder, encoder.space.full)
+    call = trace_images(encoder, PREPROCESS, encoder.space.full)
     del encoder, call
     gc.collect()
     assert weight() is None
@@ -74,6 +86,6 @@ def test_an_encoder_in_training_is_not_traced(encoder: Encoder) -> None:
     encoder.train()
     try:
         with pytest.raises(AssertionError, match="eval mode"):
-            trace_images(encoder, encoder.space.full)
+            trace_images(encoder, PREPROCESS, encoder.space.full)
     finally:
         encoder.eval()

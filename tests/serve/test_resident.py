@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from elastic.checkpoint import load_model
+from elastic.model.preprocess import to_model_input
 from elastic.serve.resident import ResidentModel, weights_version
 
 
@@ -19,11 +20,20 @@ def test_a_batch_equals_its_inputs_one_by_one(model: ResidentModel, modality: st
     submodel = model.spaces[modality].granularities["M"]  # type: ignore[index]
     one, other = model.example(modality), model.example(modality)  # type: ignore[arg-type]
     if modality == "image":
-        other = -other  # type: ignore[operator]
+        other = other[:, ::-1]  # type: ignore[index]
     together = model.compute(modality, submodel, [one, other])  # type: ignore[arg-type]
     apart = np.concatenate([model.compute(modality, submodel, [item]) for item in (one, other)])  # type: ignore[arg-type]
     assert together == pytest.approx(apart, abs=1e-5)
     assert np.linalg.norm(together, axis=1) == pytest.approx([1.0, 1.0])
+
+
+def test_images_are_embedded_as_in_evaluation(model: ResidentModel) -> None:
+    canvas = np.random.default_rng(0).integers(0, 256, model.example("image").shape, dtype=np.uint8)  # type: ignore[attr-defined]
+    canvas[:3] = np.minimum(canvas[:3], canvas[3])  # colour is multiplied by alpha
+    submodel, encoder = model.spaces["image"].full, model.encoder
+    images = to_model_input(torch.from_numpy(canvas)[None], model.manifest.preprocess)
+    expected = encoder.encode_images(images, submodel, encoder.space.full_embed_dim)
+    assert model.compute("image", submodel, [canvas]) == pytest.approx(expected.numpy(), abs=1e-6)
 
 
 def test_texts_of_different_lengths_share_a_batch(model: ResidentModel) -> None:

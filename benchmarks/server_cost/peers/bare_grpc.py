@@ -10,7 +10,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from torch import Tensor
 
 from benchmarks.server_cost.workload import Workload
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
@@ -26,7 +25,7 @@ class Embedder(EmbeddingServiceServicer):
     def __init__(self, workload: Workload, max_batch_size: int) -> None:
         self.workload, self.max_batch_size = workload, max_batch_size
         self.decoders, self.model = ThreadPoolExecutor(DECODE_THREADS), ThreadPoolExecutor(1)
-        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[np.ndarray]]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue()
 
     async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedReply:
         """The embedding of the first input."""

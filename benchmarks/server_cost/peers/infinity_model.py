@@ -2,7 +2,7 @@
 
 A folder with the `config.json` that `infinity_folder.py` makes and a copy of this file is such a model: infinity loads
 it with transformers' `trust_remote_code`. Infinity decodes images itself, so the processor here starts from a PIL
-image. It cannot be given the package's decoding; resizing is one call of Pillow instead.
+image. It cannot be given the package's decoding; an opaque canvas is one call of Pillow instead.
 """
 
 import json
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from benchmarks.server_cost.workload import Workload
+from elastic.model.preprocess import CANVAS_SCALE
 
 
 class NestedConfig(PretrainedConfig):
@@ -42,7 +43,7 @@ class NestedModel(PreTrainedModel):
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Embeddings of a batch."""
-        return torch.from_numpy(self._workload.embed(list(pixel_values)))
+        return torch.from_numpy(self._workload.embed(list(pixel_values.numpy())))
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Infinity warms text up as well; there is none here."""
@@ -50,7 +51,7 @@ class NestedModel(PreTrainedModel):
 
 
 class NestedProcessor(ProcessorMixin):
-    """Images to normalised pixels; texts to placeholders."""
+    """Images to canvases; texts to placeholders."""
 
     attributes: list[str] = []  # noqa: RUF012 (transformers' own name and type)
 
@@ -66,12 +67,13 @@ class NestedProcessor(ProcessorMixin):
         """What the model takes."""
         found: dict[str, Tensor] = {}
         if images is not None:
-            found["pixel_values"] = torch.stack([self._pixels(image) for image in images])
+            found["pixel_values"] = torch.stack([self._canvas(image) for image in images])
         if text is not None:
             found["input_ids"] = torch.zeros(len(text), 1, dtype=torch.int64)
             found["attention_mask"] = torch.ones(len(text), 1, dtype=torch.int64)
         return found
 
-    def _pixels(self, image: Image.Image) -> Tensor:
-        resized = image.convert("RGB").resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+    def _canvas(self, image: Image.Image) -> Tensor:
+        side = CANVAS_SCALE * self.image_size
+        resized = image.convert("RGBA").resize((side, side), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import litserve
 import numpy as np
-from torch import Tensor
 
 from benchmarks.server_cost.workload import Workload
 
@@ -27,15 +26,15 @@ class Embedder(litserve.LitAPI):
         """Load the model in the worker."""
         self.workload = Workload(self.run)
 
-    def decode_request(self, request: dict[str, str]) -> Tensor:
+    def decode_request(self, request: dict[str, str]) -> np.ndarray:
         """The prepared image."""
         return self.workload.prepare(base64.b64decode(request["image"]))
 
-    def batch(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def batch(self, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """As it is: the workload stacks them."""
         return inputs
 
-    def predict(self, x: Sequence[Tensor]) -> list[np.ndarray]:
+    def predict(self, x: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One embedding per image."""
         return list(self.workload.embed(x))
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import numpy as np
 import torch
 
 from elastic.data.decode import FORMATS, TooManyPixels, decode
-from elastic.data.preprocess import CANVAS_SCALE, to_model_input
 from elastic.data.tokenizer import Tokenizer
 from elastic.errors import DataError, InvalidRequest, RequestTooLarge
-from elastic.model.config import Preprocess
+from elastic.model.preprocess import CANVAS_SCALE
 from elastic.profile.tables import Modality
 from elastic.serve.payloads.urls import ImageFetcher, ImageUrl
 
@@ -37,13 +37,13 @@ def modality_of(content: Content) -> Modality:
 
 
 class Preparation:
-    """Turns contents into model inputs: `[3, size, size]` float images, `(tokens, mask)` rows of texts."""
+    """Turns contents into what the model takes: uint8 canvases of images, `(tokens, mask)` rows of texts."""
 
     formats = FORMATS
 
     def __init__(
         self,
-        preprocess: Preprocess,
+        image_size: int,
         tokenizer: Tokenizer | None,
         *,
         max_tokens: int = 0,
@@ -52,7 +52,7 @@ class Preparation:
         num_threads: int = 2,
         fetcher: ImageFetcher | None = None,
     ) -> None:
-        self._preprocess = preprocess
+        self._canvas_size = CANVAS_SCALE * image_size
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._max_pixels = max_pixels
@@ -123,19 +123,18 @@ class Preparation:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _image(self, encoded: bytes, field: str, small_pixels: int | None) -> torch.Tensor:
+    def _image(self, encoded: bytes, field: str, small_pixels: int | None) -> np.ndarray:
         if not encoded:
             raise InvalidRequest(f"{field}.image", "is empty")
         max_pixels = self._max_pixels if small_pixels is None else small_pixels
         try:
-            canvas = decode(encoded, CANVAS_SCALE * self._preprocess.image_size, max_pixels)
+            return decode(encoded, self._canvas_size, max_pixels)
         except DataError as error:
             if small_pixels is not None and isinstance(error, TooManyPixels):
                 raise
             # Pillow's own words stand in parentheses, and can hold memory addresses.
             problem = error.problem.partition(" (")[0]
             raise InvalidRequest(f"{field}.image", f"{problem}; {error.advice}") from error
-        return to_model_input(torch.from_numpy(canvas)[None], self._preprocess)[0]
 
     def _text(self, text: str, field: str) -> tuple[torch.Tensor, torch.Tensor]:
         if not text.strip():

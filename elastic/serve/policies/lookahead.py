@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from elastic.errors import Overloaded
 from elastic.profile.tables import Modality
-from elastic.serve.batching import Costs, Work, urgent_first
+from elastic.serve.batching import Costs, Work, merged
 from elastic.serve.policies.demand import Demand
 from elastic.serve.policies.headroom import Headroom
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan, is_on_time
@@ -49,7 +49,7 @@ class LookaheadPolicy(Policy):
             Overloaded: it would not; the hint is when the present queue will be done.
         """
         careful = costs.slower(self.headroom)
-        plan = floor_plan(urgent_first([*queue, *arriving]), free_ms, careful)
+        plan = floor_plan(merged(queue, arriving), free_ms, careful)
         if plan.late is not None:
             backlog = floor_plan(queue, free_ms, careful)
             reason = f"{len(queue)} inputs wait, so {len(arriving)} more would be late even at the fastest submodel"

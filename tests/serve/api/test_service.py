@@ -7,15 +7,17 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.checkpoint import load_model
+from elastic.data.decode import decode
 from elastic.errors import InvalidRequest, RateLimited, ServerUnavailable, SloInfeasible, Unauthenticated
+from elastic.model.preprocess import CANVAS_SCALE, to_model_input
 from elastic.serve.access.keys import create_key, editing
 from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
 from elastic.serve.observer import Observer, Outcome
-from elastic.serve.payloads.inputs import Preparation
 from elastic.serve.resident import ResidentModel
 from elastic.serve.served import Served
 from tests.serve.conftest import service_of
@@ -42,10 +44,11 @@ def embed(service: EmbeddingService, request: pb.EmbedRequest) -> pb.EmbedReply:
 def test_a_served_embedding_equals_the_models_own(tiny_run: Path, png: bytes) -> None:
     service = EmbeddingService.load(ServeConfig(run=tiny_run))
     reply = embed(service, pb.EmbedRequest(inputs=[pb.Input(image=png)], slo=RELAXED))
-    encoder, manifest, tokenizer = load_model(tiny_run)
-    image = Preparation(manifest.preprocess, tokenizer).prepare_one(png, "")
+    encoder, manifest, _ = load_model(tiny_run)
+    canvas = decode(png, CANVAS_SCALE * manifest.preprocess.image_size)
+    image = to_model_input(torch.from_numpy(canvas)[None], manifest.preprocess)
     submodel = encoder.space.parse(reply.embeddings[0].explanation.submodel)
-    own = encoder.encode_images(image[None], submodel, 32).detach().numpy()[0]  # type: ignore[index]
+    own = encoder.encode_images(image, submodel, 32).detach().numpy()[0]
     assert np.frombuffer(reply.embeddings[0].values_f32, "<f4") == pytest.approx(own, abs=1e-5)
 
 

@@ -1,4 +1,7 @@
-"""From decoded canvases to model input: the one deterministic path that evaluation and serving share."""
+"""From decoded canvases to model input: the one deterministic path that evaluation and serving share.
+
+Part of the model, because serving runs it as the first step of every traced call (`traced.py`).
+"""
 
 from functools import lru_cache, reduce
 
@@ -10,6 +13,9 @@ from torch import Tensor
 
 from elastic.model.config import Preprocess
 
+CANVAS_CHANNELS = 4
+"""Red, green, blue, alpha."""
+
 CANVAS_SCALE = 2
 """Side of the decoded canvas over side of the model input; a whole factor, so that shrinking averages whole pixels."""
 
@@ -19,19 +25,19 @@ def to_model_input(
 ) -> Float[Tensor, "batch 3 size size"]:
     """Normalised images: composited on the background, resized by area, then mean and std.
 
-    `canvases` are what `decode` returns: square, colour already multiplied by alpha.
+    `canvases` are what `data.decode.decode` returns: square, colour already multiplied by alpha.
     """
     # Resizing and compositing are both linear, so their order is free: smaller first costs less.
     pixels = _resized(canvases.float(), preprocess.image_size)
-    background = torch.tensor(preprocess.background, dtype=torch.float32).view(3, 1, 1)
+    background = torch.tensor(preprocess.background, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
     opaque = pixels[:, :3] + background * (1 - pixels[:, 3:] / 255)
-    scale, shift = _scale_and_shift(preprocess)
+    scale, shift = (part.to(pixels.device) for part in _scale_and_shift(preprocess))
     return opaque * scale + shift
 
 
 def _resized(pixels: Float[Tensor, "batch 4 height width"], size: int) -> Float[Tensor, "batch 4 size size"]:
     """Antialiased: the mean of the source pixels below each target pixel when shrinking by a whole factor."""
-    factor, rest = divmod(pixels.shape[-1], size)
+    factor, rest = divmod(int(pixels.shape[-1]), size)  # while it is traced, a shape holds tensors
     if rest:
         return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     # Sums of strided views: torch's pooling kernels take three times as long on one thread.

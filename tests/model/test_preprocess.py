@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from elastic.data.decode import decode
-from elastic.data.preprocess import normalise, to_model_input
 from elastic.model.config import Preprocess
+from elastic.model.preprocess import normalise, to_model_input
 
-from .drawing import encode
+from ..data.drawing import encode
 
 PREPROCESS = Preprocess(image_size=8, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2))
 
