@@ -142,8 +142,9 @@ class Correction:
 
     A step towards every measured ratio, larger upwards than downwards, so that the factor settles at a high
     expectile of the ratio instead of its mean: an under-estimate costs a deadline, an over-estimate a little
-    quality. Clamped. Without new measurements it returns to 1 with a half-life, so that one stall cannot banish a
-    submodel for ever (it would never run again, and so never be measured again).
+    quality. Clamped. Without new measurements it returns with a half-life to the machine's factor, learned in the same
+    way from every batch, whatever ran; and that to 1. So a submodel that has not run yet is expected to be as slow as
+    the machine has been, and one stall cannot banish one for ever (it would never run again, nor be measured again).
     """
 
     LOWEST, HIGHEST = 0.5, 4.0
@@ -151,20 +152,34 @@ class Correction:
 
     def __init__(self, half_life_ms: float = 30_000.0) -> None:
         self.half_life_ms = half_life_ms
+        self._machine = (1.0, 0.0)
+        """A factor and when it was learned, as for the submodels."""
         self._factors: dict[tuple[Modality, Submodel], tuple[float, float]] = {}
 
     def factor(self, modality: Modality, submodel: Submodel, now_ms: float) -> float:
         """What to multiply the table's prediction with."""
-        factor, since_ms = self._factors.get((modality, submodel), (1.0, now_ms))
-        return 1.0 + (factor - 1.0) * 0.5 ** ((now_ms - since_ms) / self.half_life_ms)
+        machine = self.machine(now_ms)
+        learned = self._factors.get((modality, submodel))
+        return machine if learned is None else self._faded(learned, machine, now_ms)
+
+    def machine(self, now_ms: float) -> float:
+        """The factor of what has not run."""
+        return self._faded(self._machine, 1.0, now_ms)
 
     def observe(self, modality: Modality, submodel: Submodel, ratio: float, now_ms: float) -> None:
         """Learn from one batch; `ratio` is its measured time over the table's, uncorrected."""
-        factor = self.factor(modality, submodel, now_ms)
+        own, machine = self.factor(modality, submodel, now_ms), self.machine(now_ms)
+        self._factors[modality, submodel] = (self._towards(own, ratio), now_ms)
+        self._machine = (self._towards(machine, ratio), now_ms)
+
+    def _faded(self, learned: tuple[float, float], towards: float, now_ms: float) -> float:
+        factor, since_ms = learned
+        return towards + (factor - towards) * 0.5 ** ((now_ms - since_ms) / self.half_life_ms)
+
+    def _towards(self, factor: float, ratio: float) -> float:
         step = self.STEP_UP if ratio > factor else self.STEP_DOWN
         # The ratio is clamped first: one stalled batch must not count as evidence of a 100 times slower machine.
-        towards = min(max(ratio, self.LOWEST), self.HIGHEST)
-        self._factors[modality, submodel] = (factor + step * (towards - factor), now_ms)
+        return factor + step * (min(max(ratio, self.LOWEST), self.HIGHEST) - factor)
 
 
 @dataclass(frozen=True, slots=True)

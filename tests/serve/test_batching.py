@@ -92,13 +92,37 @@ def test_the_correction_stays_inside_its_clamp() -> None:
     assert correction.factor("text", SUBMODEL, now_ms=500.0) >= Correction.LOWEST
 
 
+def test_what_has_not_run_is_expected_to_be_as_slow_as_the_machine_has_been() -> None:
+    correction = Correction(half_life_ms=1e12)
+    for step in range(60):
+        correction.observe("image", SUBMODEL, ratio=2.0, now_ms=float(step))
+    other = Submodel((9,))
+    assert correction.factor("image", other, now_ms=60.0) == pytest.approx(2.0, rel=0.01)
+    assert correction.factor("text", SUBMODEL, now_ms=60.0) == pytest.approx(2.0, rel=0.01)
+    # Its own measurements count for more than the machine's as soon as there are some.
+    for step in range(60, 180):
+        correction.observe("image", other, ratio=1.0, now_ms=float(step))
+    assert correction.factor("image", other, now_ms=180.0) == pytest.approx(1.0, rel=0.01)
+    assert correction.factor("image", SUBMODEL, now_ms=180.0) == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_correction_that_is_not_renewed_returns_to_the_machines() -> None:
+    correction = Correction(half_life_ms=100.0)
+    for step in range(50):
+        correction.observe("image", SUBMODEL, ratio=3.0, now_ms=float(step))
+    for step in range(50, 2000):
+        correction.observe("text", SUBMODEL, ratio=1.5, now_ms=float(step))
+    assert correction.factor("image", SUBMODEL, now_ms=2000.0) == pytest.approx(1.5, rel=0.01)
+
+
 def test_an_old_correction_fades_so_that_no_submodel_is_banished() -> None:
     correction = Correction(half_life_ms=100.0)
     for step in range(50):
         correction.observe("image", SUBMODEL, ratio=3.0, now_ms=float(step))
-    now = correction.factor("image", SUBMODEL, now_ms=49.0)
-    later = correction.factor("image", SUBMODEL, now_ms=149.0)
-    assert later - 1.0 == pytest.approx((now - 1.0) / 2)
+    excess = correction.factor("image", SUBMODEL, now_ms=49.0) - 1.0
+    # After a half-life the machine's has half of it, and this one is halfway between: three quarters.
+    assert correction.factor("image", SUBMODEL, now_ms=149.0) - 1.0 == pytest.approx(0.75 * excess, rel=0.01)
+    assert correction.factor("image", SUBMODEL, now_ms=2049.0) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_fit_is_the_largest_batch_inside_the_time(costs: Costs) -> None:
