@@ -141,9 +141,10 @@ def _live(options: Options, progress: Progress) -> dict[str, Any]:
             fitted = live.fit(server.address, fleet, QUIET_LOAD * capacity, slo_ms)
         task = progress.add_task("live", total=len(options.policies) * len(traffic.rates) * traffic.seeds)
         seen: list[dict[str, object]] = []
-        for policy in options.policies:
+        for seed, policy in live.turns(options.policies, traffic.seeds):
             with elastic_serve(run, *margin, "--policy", policy) as server:
-                seen += live.run(server.address, policy, traffic, lambda: progress.advance(task))
+                seen += live.run(server.address, policy, traffic, seed, lambda: progress.advance(task))
+        seen.sort(key=lambda row: options.policies.index(str(row["policy"])))
         beside = [row for policy in options.policies for row in live.simulate_same(fleet, fitted, policy, traffic)]
     return {"rows": seen, "beside": beside, "fit": asdict(fitted), "rates": traffic.rates, "slo_ms": slo_ms}
 

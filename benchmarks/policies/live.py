@@ -1,5 +1,8 @@
 """The live part: the same arrivals sent to `elastic serve`, once per policy, and simulated beside it.
 
+Policies take turns, in a new order for every seed, so that a machine that slows down for a while slows all of them;
+each turn has a server of its own that has just started.
+
 The simulator is given two numbers, from a run of the largest submodel alone at a quiet rate, by which no policy is
 judged: what an answer spends outside of the model, and how much longer than profiled a batch takes in a server that
 also decodes, talks, and shares its cores with the client.
@@ -20,7 +23,8 @@ from elastic.simulate.fleet import Fleet, Requests, simulate
 from elastic.simulate.service import SlowerTimes
 from elastic.simulate.trace import draw
 
-WARM_UP_MS = 2_000.0
+WARM_UP_MS = 4_000.0
+"""Sent and answered before anything counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,14 +63,22 @@ def fit(address: str, fleet: Fleet, rate: float, slo_ms: float) -> Fit:
     )
 
 
-def run(address: str, policy: str, traffic: Traffic, on_done: Callable[[], None]) -> Iterator[dict[str, object]]:
-    """Send every trace to a running server; each row holds what the client saw and the raw samples of one."""
+def turns(policies: Sequence[str], seeds: int) -> Iterator[tuple[int, str]]:
+    """Every policy once for each seed, in an order of its own."""
+    for seed in range(seeds):
+        for position in np.random.default_rng(seed).permutation(len(policies)):
+            yield seed, policies[int(position)]
+
+
+def run(
+    address: str, policy: str, traffic: Traffic, seed: int, on_done: Callable[[], None]
+) -> Iterator[dict[str, object]]:
+    """Send every trace of a seed to a running server; each row holds what the client saw and the raw samples of one."""
     for rate in traffic.rates:
-        for seed in range(traffic.seeds):
-            load = _load(address, traffic.shape, rate, traffic.slo_ms, seed, traffic.duration_s)
-            samples = _counted(load)
-            yield {"rate": rate, "policy": policy, "seed": seed, **_seen(samples), "samples": _raw(samples)}
-            on_done()
+        load = _load(address, traffic.shape, rate, traffic.slo_ms, seed, traffic.duration_s)
+        samples = _counted(load)
+        yield {"rate": rate, "policy": policy, "seed": seed, **_seen(samples), "samples": _raw(samples)}
+        on_done()
 
 
 def simulate_same(fleet: Fleet, fitted: Fit, policy: str, traffic: Traffic) -> Iterator[dict[str, object]]:

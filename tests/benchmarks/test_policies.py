@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks.policies import larger
+from benchmarks.policies.live import turns
 from elastic.submodel import Space
 
 SPACE = Space(
@@ -24,3 +25,11 @@ def test_granularities_have_the_papers_quality_and_mixes_one_between() -> None:
     assert larger.recall(SPACE, small) == pytest.approx(0.7172)
     assert larger.recall(SPACE, medium) == pytest.approx(0.7449)
     assert larger.recall(SPACE, between) == pytest.approx((0.7172 + 0.7449) / 2)
+
+
+def test_every_policy_has_one_turn_for_each_seed_in_an_order_of_its_own() -> None:
+    policies = tuple("abcdefgh")
+    found = list(turns(policies, seeds=3))
+    orders = [tuple(policy for at, policy in found if at == seed) for seed in range(3)]
+    assert [sorted(order) for order in orders] == [sorted(policies)] * 3
+    assert len(set(orders)) == 3

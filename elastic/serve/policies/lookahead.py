@@ -19,14 +19,17 @@ from elastic.serve.policies.demand import Demand
 from elastic.serve.policies.headroom import Headroom
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan, is_on_time
 
+PATIENCE = 2.0
+"""How many times as long as the head of the queue a request may take before they share a batch for no reason."""
+
 
 class LookaheadPolicy(Policy):
     """The most accurate answers to everything that waits or will soon, of those that keep every deadline.
 
-    Of the batches and submodels that keep the batch's deadlines, it takes the one that promises the best mean quality
-    over the batch and all that has to follow: what then still waits, and what will have arrived meanwhile
-    (`Outlook`). It has to leave the floor plan of what waits on time. So a quiet server answers with the most accurate
-    submodel, and when more arrives than that can serve, it is given up just as far as needed.
+    It takes the largest batch that keeps the batch's deadlines and leaves the floor plan of what then still waits on
+    time, and of the submodels that do the one that promises the best mean quality over the batch and all that has to
+    follow: what then waits, and what will have arrived meanwhile (`Outlook`). So a quiet server answers with the most
+    accurate submodel, and when more arrives than that can serve, it is given up just as far as needed.
     """
 
     def __init__(self, headroom: float = Headroom.START) -> None:
@@ -63,16 +66,13 @@ class LookaheadPolicy(Policy):
             self._headroom.observe(num_kept=0, num_broken=len(doomed))
             return Refuse(doomed)
         careful = costs.slower(self.headroom)
-        too_long: dict[_Batch, float] = {}
-        promises = self._promises(queue, now_ms, careful)
-        for promise in sorted(promises, key=_Promise.rank, reverse=True):
-            if promise.took_ms >= too_long.get(promise.batch, math.inf):
-                continue
-            works = promise.batch.works
-            if is_on_time(_without(queue, works), now_ms + promise.took_ms, careful):
-                predicted_ms = costs.ms(works[0].modality, promise.level, len(works))
-                return Run(promise.level, works, predicted_ms, _limit(promise, now_ms, careful))
-            too_long[promise.batch] = promise.took_ms
+        outlook = Outlook(careful, queue[0].modality, self._demand.rate(now_ms), self._demand.budget_ms)
+        promises = (_best(series, queue, now_ms, careful, outlook) for series in _series(queue))
+        best = max((found for found in promises if found is not None), key=_Promise.rank, default=None)
+        if best is not None:
+            works = best.works
+            predicted_ms = costs.ms(works[0].modality, best.level, len(works))
+            return Run(best.level, works, predicted_ms, _limit(best, now_ms, careful))
         # The plan's own beginning keeps every promise that can still be kept.
         first = floor_plan(queue, now_ms, costs).first
         assert first is not None, "decide needs a queue"
@@ -82,22 +82,6 @@ class LookaheadPolicy(Policy):
         """Learn how many of its promises were kept."""
         num_broken = sum(finished_ms > work.deadline_ms for work in run.works)
         self._headroom.observe(len(run.works) - num_broken, num_broken)
-
-    def _promises(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> "Iterator[_Promise]":
-        """What every batch promises at every level that is in time."""
-        head = queue[0]
-        outlook = Outlook(costs, head.modality, self._demand.rate(now_ms), self._demand.budget_ms)
-        available_ms = head.deadline_ms - now_ms
-        for batch in _batches(queue, costs):
-            size = len(batch.works)
-            waiting = len(queue) - size
-            next_ms = min(batch.next_deadline_ms - now_ms, outlook.budget_ms)
-            for level in range(batch.floor, len(outlook.qualities)):
-                took_ms = outlook.needed_ms(level, size)
-                if took_ms <= available_ms:
-                    later = waiting + outlook.rate * took_ms
-                    total = size * outlook.qualities[level] + later * outlook.quality(later, next_ms - took_ms)
-                    yield _Promise(total / (size + later), level, took_ms, batch)
 
 
 class Outlook:
@@ -146,15 +130,6 @@ class Outlook:
         return times[max(0, math.ceil(count) - 1)] * factor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Batch:
-    works: tuple[Work, ...]
-    floor: int
-    """The lowest level that is good enough for all."""
-    next_deadline_ms: float
-    """Of what then still waits."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Promise:
     quality: float
@@ -162,41 +137,63 @@ class _Promise:
     level: int
     took_ms: float
     """With headroom."""
-    batch: _Batch
+    works: tuple[Work, ...]
 
     def rank(self) -> tuple[float, int]:
         """The better, and of equals up to rounding the larger batch."""
-        return (round(self.quality, 9), len(self.batch.works))
+        return (round(self.quality, 9), len(self.works))
 
 
-def _batches(queue: Sequence[Work], costs: Costs) -> Iterator[_Batch]:
-    """Batches worth comparing: the head's modality, most urgent first, in sizes that double.
-
-    One series takes everyone; another only those whose floor is no higher than the head's, because one strict
-    floor would raise the cost of the whole batch.
-    """
+def _series(queue: Sequence[Work]) -> list[list[Work]]:
+    """Who could share a batch with the head, most urgent first: all of its modality; without those whose higher floor
+    would raise the cost of the whole batch; and without those whose patience the head's hurry would waste."""
     head = queue[0]
     same = [work for work in queue if work.modality is head.modality]
     lenient = [work for work in same if work.floor <= head.floor]
-    limit = costs.fronts[head.modality].max_batch_size
-    for eligible in [same] if len(lenient) == len(same) else [same, lenient]:
-        chosen = {work.id for work in eligible}
-        passed_ms = next((work.deadline_ms for work in queue if work.id not in chosen), math.inf)
-        largest = min(limit, len(eligible))
-        # Deep in a backlog only the largest batch helps, and comparing costs time.
-        sizes = {largest} if len(queue) > 4 * limit else {largest, *(1 << n for n in range(largest.bit_length()))}
-        for size in sorted(size for size in sizes if size <= largest):
-            next_ms = eligible[size].deadline_ms if size < len(eligible) else math.inf
-            works = tuple(eligible[:size])
-            yield _Batch(works, max(work.floor for work in works), min(next_ms, passed_ms))
+    hurried = [work for work in same if work.budget_ms <= PATIENCE * head.budget_ms]
+    return [same, *(fewer for fewer in (lenient, hurried) if len(fewer) < len(same))]
+
+
+def _best(
+    series: Sequence[Work], queue: Sequence[Work], now_ms: float, costs: Costs, outlook: "Outlook"
+) -> _Promise | None:
+    """What promises most, of the largest batch of a series that is on time at some level and leaves the rest so.
+
+    The largest, because an input costs least in it, and time that is saved is worth more than what is known now: it
+    serves what has not arrived yet.
+    """
+    head = series[0]
+    fastest = costs.cheapest[head.modality][max(work.floor for work in series)]
+    size = min(len(series), costs.fit(head.modality, fastest, head.deadline_ms - now_ms))
+    while size:
+        works = tuple(series[:size])
+        rest = _without(queue, works)
+        promises = sorted(_promises(works, rest, now_ms, outlook), key=_Promise.rank, reverse=True)
+        # What is too long for the rest at the fastest level is so at every level.
+        if promises and is_on_time(rest, now_ms + min(promise.took_ms for promise in promises), costs):
+            return next(found for found in promises if is_on_time(rest, now_ms + found.took_ms, costs))
+        size //= 2
+    return None
+
+
+def _promises(works: tuple[Work, ...], rest: Sequence[Work], now_ms: float, outlook: "Outlook") -> Iterator[_Promise]:
+    """What a batch promises at every level that is in time for it."""
+    size, available_ms = len(works), works[0].deadline_ms - now_ms
+    next_ms = min(rest[0].deadline_ms - now_ms, outlook.budget_ms) if rest else outlook.budget_ms
+    for level in range(max(work.floor for work in works), len(outlook.qualities)):
+        took_ms = outlook.needed_ms(level, size)
+        if took_ms <= available_ms:
+            later = len(rest) + outlook.rate * took_ms
+            total = size * outlook.qualities[level] + later * outlook.quality(later, next_ms - took_ms)
+            yield _Promise(total / (size + later), level, took_ms, works)
 
 
 def _limit(promise: _Promise, now_ms: float, costs: Costs) -> Limit:
     """What stands in the way of the next level."""
-    head, above = promise.batch.works[0], promise.level + 1
+    head, above = promise.works[0], promise.level + 1
     if above == len(costs.levels(head.modality)):
         return Limit.NONE
-    done_ms = now_ms + costs.ms(head.modality, above, len(promise.batch.works))
+    done_ms = now_ms + costs.ms(head.modality, above, len(promise.works))
     return Limit.DEADLINE if done_ms > head.deadline_ms else Limit.BACKLOG
 
 

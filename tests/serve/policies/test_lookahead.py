@@ -1,5 +1,5 @@
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -57,6 +57,26 @@ def test_a_backlog_gets_smaller_submodels_in_larger_batches(costs: Costs) -> Non
 def test_a_tight_head_does_not_drag_patient_requests_down_with_it(costs: Costs) -> None:
     decision = run(costs, work(0, 4.0), *(work(i, 1000.0) for i in range(1, 6)))
     assert (decision.level, [w.id for w in decision.works]) == (0, [0])
+
+
+def test_patience_is_not_spent_on_the_hurry_of_the_head(costs: Costs) -> None:
+    # All six fit into 30 ms at M; alone, each can have XL.
+    head = replace(work(0, 30.0), budget_ms=30.0)
+    patient = [replace(work(i, 1000.0), budget_ms=1000.0) for i in range(1, 6)]
+    decision = run(costs, head, *patient)
+    assert (decision.level, [w.id for w in decision.works]) == (3, [0])
+    hurried = [replace(one, budget_ms=40.0, deadline_ms=31.0) for one in patient]
+    assert len(run(costs, head, *hurried).works) == 6
+
+
+def test_the_largest_batch_that_leaves_the_rest_on_time_is_run(costs: Costs) -> None:
+    images = [work(i, 1000.0) for i in range(8)]
+    # The text can wait for four images at the fastest submodel, but not for eight.
+    due_ms = costs.ms("image", 0, 4) + costs.ms("text", 0, 1) + 0.1
+    assert due_ms < costs.ms("image", 0, 8) + costs.ms("text", 0, 1)
+    first = replace(images[0], deadline_ms=due_ms - 0.05)
+    decision = run(costs, first, *images[1:], work(99, due_ms, modality="text"))
+    assert [w.id for w in decision.works] == [0, 1, 2, 3]
 
 
 def test_images_and_texts_are_never_mixed(costs: Costs) -> None:
