@@ -155,7 +155,7 @@ def _series(queue: Sequence[Work]) -> list[list[Work]]:
 
 
 def _best(
-    series: Sequence[Work], queue: Sequence[Work], now_ms: float, costs: Costs, outlook: "Outlook"
+    series: Sequence[Work], queue: Sequence[Work], now_ms: float, costs: Costs, outlook: Outlook
 ) -> _Promise | None:
     """What promises most, of the largest batch of a series that is on time at some level and leaves the rest so.
 
@@ -176,7 +176,7 @@ def _best(
     return None
 
 
-def _promises(works: tuple[Work, ...], rest: Sequence[Work], now_ms: float, outlook: "Outlook") -> Iterator[_Promise]:
+def _promises(works: tuple[Work, ...], rest: Sequence[Work], now_ms: float, outlook: Outlook) -> Iterator[_Promise]:
     """What a batch promises at every level that is in time for it."""
     size, available_ms = len(works), works[0].deadline_ms - now_ms
     next_ms = min(rest[0].deadline_ms - now_ms, outlook.budget_ms) if rest else outlook.budget_ms
