@@ -36,11 +36,11 @@ bench: $(STAMP) ## Run every script under benchmarks/; results go to benchmarks/
 $(STAMP): pyproject.toml constraints.txt
 	@set -e; \
 	for python in python3 python3.13 python3.12 python3.11; do \
-	    if "$$python" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; \
+	    if "$$python" -c 'import ensurepip, sys; sys.exit(not (3, 11, 4) <= sys.version_info[:3] < (3, 14))' 2>/dev/null; \
 	    then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	    echo "make setup needs Python 3.11, 3.12 or 3.13 with its venv module (Debian: apt install python3-venv)" >&2; \
+	    echo "make setup needs Python 3.11 (from 3.11.4), 3.12 or 3.13 with its venv module (Debian: apt install python3-venv)" >&2; \
 	    exit 1; \
 	fi; \
 	if [ ! -x $(BIN)/python ]; then \
