@@ -141,6 +141,7 @@ def pareto(panels: Mapping[str, Sequence[Row]], columns: int) -> Figure:
     """Met against the quality of what was met, one panel per load and shape; up and to the right is better."""
     num_rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * num_rows + 0.8), layout="constrained")
+    policies = unique((row for rows in panels.values() for row in rows), "policy")  # not all are in every panel
     for number, (title, rows) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(num_rows, columns, number)
         for policy in unique(rows, "policy"):
@@ -154,6 +155,7 @@ def pareto(panels: Mapping[str, Sequence[Row]], columns: int) -> Figure:
                 markersize=15 if policy == SERVED else 6,
                 zorder=3 if policy == SERVED else 2,
                 capsize=2,
+                color=f"C{policies.index(policy)}",
                 label=policy if number == 1 else None,
             )
         axes.set_title(title, fontsize=9)

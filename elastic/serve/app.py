@@ -256,7 +256,6 @@ def _start(kind: Kind, config: ServeConfig, releases: Releases, metrics_url: str
         # Serve writes an access log line at INFO and throws it away afterwards, for every request.
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(replica))
-    serve.run(deployment.bind(config, releases.folder), name=APP_NAME, route_prefix="/")
     session_dir = context.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
     server = Server(
         address=f"{config.host}:{config.port}",
@@ -264,8 +263,24 @@ def _start(kind: Kind, config: ServeConfig, releases: Releases, metrics_url: str
         log_dir=Path(session_dir) / "logs",
         metrics_url=metrics_url,
     )
+    with reporting_no_ingress(server):
+        serve.run(deployment.bind(config, releases.folder), name=APP_NAME, route_prefix="/")
     wait_until_serving(server.address)
     return server
+
+
+@contextmanager
+def reporting_no_ingress(server: Server) -> Iterator[None]:
+    """Say what to do when Serve gives up on its ingress, which happens once in a while and tells nobody why.
+
+    Raises:
+        ServerUnavailable: instead of Serve's `TimeoutError`.
+    """
+    try:
+        yield
+    except TimeoutError as error:
+        advice = f"start it again; Ray's logs are in {server.log_dir}"
+        raise ServerUnavailable(server.address, f"Ray Serve's ingress did not come up: {error}", advice) from error
 
 
 def _follow_all(kind: Kind, timeout_s: float) -> list[Following]:

@@ -18,7 +18,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from elastic.cli import EXIT_INTERRUPTED
 from elastic.errors import CheckpointError, ConfigError, ServerUnavailable
-from elastic.serve.app import environment, serving, wait_until_serving
+from elastic.serve.app import Server, environment, reporting_no_ingress, serving, wait_until_serving
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 
 WINDOW = range(25_000, 25_099)
@@ -159,3 +159,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_an_ingress_that_does_not_come_up_is_told_with_what_to_do(tmp_path: Path) -> None:
+    server = Server(address="127.0.0.1:9000", http_address="127.0.0.1:9001", log_dir=tmp_path)
+    problem = r"did not come up.*60s.*start it again.*logs are in"
+    with pytest.raises(ServerUnavailable, match=problem) as raised, reporting_no_ingress(server):
+        raise TimeoutError("Proxies not available after 60s.")
+    assert str(tmp_path) in str(raised.value)
