@@ -27,8 +27,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.policies import __main__ as policies
 from benchmarks.policies import larger
-from benchmarks.policies.__main__ import REPLY_MARGIN_MS, measured_fleet
 from benchmarks.serving.server import elastic_serve
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceStub
@@ -38,8 +38,6 @@ from elastic.profile.provenance import collect
 from elastic.serve.api.grpc import DEADLINE_METADATA
 
 RESULTS = Path(__file__).parent / "results" / "refusals.json"
-OBJECTIVES = 5.0
-"""Latency objective, in calls of the largest submodel."""
 LATE_MS = 5.0
 """What is left of the budget of a request that comes too late."""
 
@@ -145,8 +143,10 @@ def serving() -> Iterator[tuple[str, float]]:
     """The address of a server and the objective for it, in milliseconds."""
     with TemporaryDirectory() as folder:
         run = larger.write_run(Path(folder) / "vit_small")
-        slo_ms = OBJECTIVES * measured_fleet(run).fronts["image"].levels[-1].batch_ms[0]
-        with elastic_serve(run, "--reply-margin-ms", str(REPLY_MARGIN_MS)) as server:
+        slo_ms = (
+            policies.Options().live_objectives * policies.measured_fleet(run).fronts["image"].levels[-1].batch_ms[0]
+        )
+        with elastic_serve(run, "--reply-margin-ms", str(policies.REPLY_MARGIN_MS)) as server:
             yield server.address, slo_ms
 
 

@@ -4,7 +4,7 @@ Everyone computes the same: decode, preprocess, and the largest submodel of the 
 two models, the one in the package and a random ViT-S/16 at 224 pixels. Compared, in the same run, in a new order each
 round, on the same cores, one server up at a time:
 
-- bare: the call in this process, one image after another (p50), and a loop over batches (images/s, the best size); for
+- bare: the call in this process, one image after another (p50), and a loop over batches (images/s, the best size);
   also one at a time with a pause of 5 ms before each, since no call of a server follows the last at once;
 - `elastic serve`: Ray Serve's HAProxy, one replica, its queue and policy, held to the largest submodel by min_quality;
 - grpc.aio: a minimal batching gRPC server, one process (`peers/bare_grpc.py`);
@@ -41,13 +41,11 @@ from rich.progress import Progress
 
 from benchmarks.server_cost import load, report, servers
 from benchmarks.server_cost.environment import ensure_environment
-from benchmarks.server_cost.workload import BUNDLED, MODELS, Model, Workload, draw_images, write_run
+from benchmarks.server_cost.workload import BUNDLED, MODELS, PAUSE_MS, Model, Workload, draw_images, write_run
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 
 WARM_UP, SETTLE_S = 20, 5.0
 """Requests before the clock starts, beside four of each caller; and rest before the first of them."""
-PAUSE_S = 0.005
-"""Between two calls of the bare model that are to find the caches as a server's do: about what a call's way takes."""
 
 Connect = Callable[[int, Sequence[bytes]], AbstractAsyncContextManager[load.Ask]]
 
@@ -151,7 +149,7 @@ def measure_bare(model: Model, workload: Workload, images: Sequence[bytes]) -> d
     call_cpu_ms = 1e3 * (time.process_time() - cpu_s) / model.calls
     paused_ms = []
     for number in range(model.calls):
-        time.sleep(PAUSE_S)
+        time.sleep(PAUSE_MS / 1000)
         paused_ms.append(call(workload, images[number % len(images)])[0])
     return {
         "latencies_ms": latencies_ms,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from benchmarks.server_cost.workload import PAUSE_MS
 from elastic.profile.device import device_fingerprint
 from elastic.profile.provenance import collect
 
@@ -82,7 +83,7 @@ def parts(rounds: Sequence[Round]) -> dict[str, float]:
         "explanation and reply": total - prepare - queue - compute,
         "bare: decoding": bare_prepare,
         "bare: model": bare - bare_prepare,
-        "bare: both, after a pause of 5 ms": pooled("bare", "paused_ms"),
+        f"bare: both, after a pause of {PAUSE_MS:g} ms": pooled("bare", "paused_ms"),
         "a call that does nothing, through HAProxy": nothing,
         "a call that does nothing, straight to the replica": direct,
     }

@@ -26,6 +26,8 @@ from elastic.profile.store import LATENCY
 from elastic.serve.resident import ResidentModel
 
 TOP_QUALITY, OTHER_QUALITY = 1.0, 0.5
+PAUSE_MS = 5.0
+"""Between two calls of the bare model that are to find the caches as a server's do: about what a call's way takes."""
 
 
 @dataclass(frozen=True, slots=True)

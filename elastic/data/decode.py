@@ -88,8 +88,8 @@ def _to_canvas(image: Image.Image, canvas_size: int) -> np.ndarray:
     if image.mode.startswith("I"):
         # 16-bit grey; Pillow's own conversion would clip instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    opaque = image.mode == "RGB"
-    premultiplied = (image if opaque else image.convert("RGBA")).convert("RGBa")
+    # Pillow takes RGB there in one step, and a colour that the file declares transparent with it.
+    premultiplied = (image if image.mode == "RGB" else image.convert("RGBA")).convert("RGBa")
     longest = max(premultiplied.size)
     if longest != canvas_size:
         width, height = (max(1, round(side * canvas_size / longest)) for side in premultiplied.size)

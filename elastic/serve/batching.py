@@ -239,11 +239,6 @@ class Costs:
         return self.ms(work.modality, self.cheapest[work.modality][work.floor], 1)
 
 
-def urgent_first(works: Iterable[Work]) -> Sequence[Work]:
-    """The same work, most urgent first."""
-    return sorted(works, key=_urgency)
-
-
 def merged(queue: Sequence[Work], works: Iterable[Work]) -> Sequence[Work]:
     """A queue in order of urgency with more work in its places."""
     found = list(queue)

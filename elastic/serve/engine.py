@@ -17,7 +17,7 @@ import numpy as np
 
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible
 from elastic.profile.tables import Modality
-from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work, urgent_first
+from elastic.serve.batching import Correction, Costs, EdfQueue, Front, Level, Work, merged
 from elastic.serve.policies.lookahead import LookaheadPolicy
 from elastic.serve.policy import Limit, Policy, Refuse, Run, floor_plan
 from elastic.serve.watchdog import Watchdog
@@ -238,7 +238,7 @@ class Engine:
         self._queue.check_room(len(arriving.works) + self._num_preparing, max(1.0, self._free_ms - now_ms))
         # What takes longer to prepare than expected, such as a slow URL, must not be in the way of others.
         soon = [work for other in preparing if other.ready_ms > now_ms for work in other.seen_from(free_ms)]
-        waiting = urgent_first([*self._queue.view(), *soon]) if soon else self._queue.view()
+        waiting = merged(self._queue.view(), soon) if soon else self._queue.view()
         try:
             # What is prepared too late to be computed would only keep the threads from what is not.
             self._policy.admit(waiting, arriving.seen_from(free_ms), free_ms, costs)

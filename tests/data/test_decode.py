@@ -104,6 +104,16 @@ def test_broken_images_leave_a_transparent_canvas_and_a_mark():
     assert (canvases[1] == 0).all()
 
 
+def test_a_colour_that_an_opaque_format_declares_transparent_is():
+    pixels = np.full((8, 8, 3), 200, np.uint8)
+    pixels[:4] = (10, 20, 30)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", transparency=(10, 20, 30))
+    canvas = decode(buffer.getvalue(), 8)
+    assert not canvas[:, :4].any()
+    assert (canvas[3, 4:] == 255).all() and (canvas[:3, 4:] == 200).all()
+
+
 def test_orientation_from_a_camera_is_applied():
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:4] = 255  # bright at the top
