@@ -143,9 +143,8 @@ def serving() -> Iterator[tuple[str, float]]:
     """The address of a server and the objective for it, in milliseconds."""
     with TemporaryDirectory() as folder:
         run = larger.write_run(Path(folder) / "vit_small")
-        slo_ms = (
-            policies.Options().live_objectives * policies.measured_fleet(run).fronts["image"].levels[-1].batch_ms[0]
-        )
+        largest = policies.measured_fleet(run).fronts["image"].levels[-1]
+        slo_ms = policies.Options().live_objectives * largest.batch_ms[0]
         with elastic_serve(run, "--reply-margin-ms", str(policies.REPLY_MARGIN_MS)) as server:
             yield server.address, slo_ms
 
