@@ -1,4 +1,4 @@
-"""A small decoder that was taught a little of this repository's README, so that its drafts are right now and then."""
+"""A small decoder that was taught a little of the license, which never changes: its drafts are right now and then."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from elastic.model.decoder import Decoder, DecoderConfig
 
-TEXT = Path(__file__).parents[2] / "README.md"
+TEXT = Path(__file__).parents[2] / "LICENSE"
 
 
 @pytest.fixture(scope="session")
