@@ -20,8 +20,8 @@ DEFAULT_FILE = Path("keys.json")
 class Add:
     """Make a key and print it, once: the file keeps only its SHA-256.
 
-    A running server (`elastic serve --api-keys FILE`) takes it within about a second. Limits count at each replica:
-    with two of them a key may do up to twice as much.
+    A running server (`elastic serve --api-keys FILE`) takes it within about a second. Limits are those of the
+    whole server, however many replicas it has.
 
     Example: elastic keys add mobile --file keys.json --rate 20
     """

@@ -14,6 +14,7 @@ from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
+from elastic.serve.access.usage import USAGE
 from elastic.serve.api.decoding import parse, parse_stream
 from elastic.serve.api.grpc import answer, answer_stream
 from elastic.serve.api.health import Health
@@ -44,7 +45,7 @@ class EncoderReplica(ReplicaLifecycle[EmbeddingService]):
         if config.scaling is not None:
             self._load = LoadObserver(lambda: self._service.served.engine.fronts, config.scaling.window_s)
             observers.append(self._load)
-        self._service = EmbeddingService.load(replace(config, run=release.run), observers)
+        self._service = EmbeddingService.load(replace(config, run=release.run), observers, releases_folder / USAGE)
         if metrics:
             # Serve calls this constructor on the loop that serves.
             self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.num_waiting))

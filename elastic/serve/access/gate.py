@@ -1,24 +1,20 @@
 """Who may call, and how much at once: checked in the replica, at every call and every message of a stream.
 
 A replica's own port is open to other machines, as Ray gives it no choice of interface, so being behind the ingress
-protects nothing. Each replica counts by itself: with n of them a key may do up to n times its limits.
+protects nothing.
 """
 
 import ipaddress
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from elastic.channel import AUTHORIZATION, KEY_ADVICE
-from elastic.errors import RateLimited, Unauthenticated
+from elastic.errors import Unauthenticated
 from elastic.serve.access.keys import ApiKey, KeyRing
-
-CONCURRENCY_RETRY_MS = 50.0
-"""Hint for a key with too many requests at work: when one will end is not known."""
+from elastic.serve.access.usage import Usage
 
 
 @runtime_checkable
@@ -34,33 +30,25 @@ class Caller(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Use:
-    """What one key is doing, and a bucket of tokens that fills at its rate."""
-
-    tokens: float
-    filled_s: float
-    num_running: int = 0
-
-
 class Gate:
     """Lets in callers that came through the ingress and, if there is a key ring, show a key that is inside its limits.
 
     Belongs to one event loop.
     """
 
-    def __init__(self, ring: KeyRing | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ring, self._clock = ring, clock
-        self._uses: dict[str, _Use] = {}
+    def __init__(self, ring: KeyRing | None = None, usage: Usage | None = None) -> None:
+        self._ring, self._usage = ring, usage or Usage()
 
     @classmethod
-    def of(cls, api_keys: Path | None) -> "Gate":
+    def of(cls, api_keys: Path | None, usage: Path | None = None) -> "Gate":
         """The gate of a server with this key file; None asks for no keys.
+
+        Replicas that name the same file for `usage` hold a key to its limits together.
 
         Raises:
             ConfigError: as in `keys.load_keys`.
         """
-        return cls(None if api_keys is None else KeyRing(api_keys))
+        return cls() if api_keys is None else cls(KeyRing(api_keys), Usage(usage))
 
     @contextmanager
     def admit(self, caller: Caller | None) -> Iterator[str | None]:
@@ -76,11 +64,8 @@ class Gate:
         if key is None:
             yield None
             return
-        use = self._start(key)
-        try:
+        with self._usage.count(key):
             yield key.name
-        finally:
-            use.num_running -= 1
 
     def check(self, caller: Caller | None) -> ApiKey | None:
         """The key of a caller that may call at all; nothing is counted.
@@ -93,21 +78,6 @@ class Gate:
         if not is_local(caller.peer()):
             raise Unauthenticated("this is an inner port of the server", "call the address that `elastic serve` named")
         return None if self._ring is None else _authenticate(self._ring, caller)
-
-    def _start(self, key: ApiKey) -> _Use:
-        now_s = self._clock()
-        use = self._uses.setdefault(key.sha256, _Use(key.burst or 0, now_s))
-        if key.concurrency is not None and use.num_running >= key.concurrency:
-            raise RateLimited(f"key {key.name!r} has {use.num_running} requests at work", CONCURRENCY_RETRY_MS)
-        if key.rate is not None and key.burst is not None:
-            use.tokens = min(float(key.burst), use.tokens + (now_s - use.filled_s) * key.rate)
-            use.filled_s = now_s
-            if use.tokens < 1:
-                wait_ms = (1 - use.tokens) / key.rate * 1000
-                raise RateLimited(f"key {key.name!r} is above its {key.rate:g} requests/s", wait_ms)
-            use.tokens -= 1
-        use.num_running += 1
-        return use
 
 
 def is_local(peer: str) -> bool:

@@ -62,6 +62,9 @@ class ApiKey:
             value = getattr(self, field)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"keys.{field}", value, f"must be positive (key {self.name!r})")
+        for field in ("burst", "concurrency"):
+            if not isinstance(getattr(self, field), int | None):
+                raise ConfigError(f"keys.{field}", getattr(self, field), f"must be a whole number (key {self.name!r})")
         if (self.rate is None) is not (self.burst is None):
             raise ConfigError("keys.burst", self.burst, f"goes with a rate, which is {self.rate} (key {self.name!r})")
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from pathlib import Path
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.profile.device import device_fingerprint
@@ -36,8 +37,12 @@ class EmbeddingService(ReplicaService[Served]):
         self._limits = Limits(config.max_items_per_call, config.default_latency_ms)
 
     @classmethod
-    def load(cls, config: ServeConfig, observers: Sequence[Observer] = ()) -> "EmbeddingService":
+    def load(
+        cls, config: ServeConfig, observers: Sequence[Observer] = (), usage: Path | None = None
+    ) -> "EmbeddingService":
         """Serve the run that the settings name, warm; the observers hear of all that happens.
+
+        Services that name the same file for `usage` hold keys to their limits together.
 
         Raises:
             CheckpointError: no model there, or a damaged one.
@@ -45,7 +50,7 @@ class EmbeddingService(ReplicaService[Served]):
             ConfigError: the key file cannot be used.
         """
         observer = Observers(observers)
-        return cls(Served.load(config, observer), config, observer, Gate.of(config.api_keys))
+        return cls(Served.load(config, observer), config, observer, Gate.of(config.api_keys, usage))
 
     async def embed(self, request: pb.EmbedRequest, caller: Caller | None, *, in_stream: bool = False) -> pb.EmbedReply:
         """Embed every input; `caller` carries the client's key and absolute deadline, if it sent them.

@@ -11,6 +11,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import generation_pb2 as pb
+from elastic.serve.access.usage import USAGE
 from elastic.serve.api.decoding import parse
 from elastic.serve.api.grpc import answer, answer_stream
 from elastic.serve.api.health import GENERATION_SERVICE, Health
@@ -34,7 +35,7 @@ class DecoderReplica(ReplicaLifecycle[GenerationService]):
         replica = str(serve.get_replica_context().rank.rank)
         metrics, log = generation_metrics(replica), generation_log(config, replica)
         observers = [observer for observer in (metrics, log) if observer is not None]
-        self._service = GenerationService.load(replace(config, run=release.run), observers)
+        self._service = GenerationService.load(replace(config, run=release.run), observers, releases_folder / USAGE)
         if metrics:
             # Serve calls this constructor on the loop that serves.
             self._sampling = asyncio.create_task(metrics.keep_sampling(lambda: self._service.served.engine.num_running))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 
 from elastic._pb.elastic.v1 import generation_pb2 as pb
 from elastic.serve.access.gate import Caller, Gate
@@ -26,15 +27,19 @@ class GenerationService(ReplicaService[ServedDecoder]):
         self._config, self.observer = config, observer
 
     @classmethod
-    def load(cls, config: ServeConfig, observers: Sequence[GenerationObserver] = ()) -> "GenerationService":
+    def load(
+        cls, config: ServeConfig, observers: Sequence[GenerationObserver] = (), usage: Path | None = None
+    ) -> "GenerationService":
         """Serve the run that the settings name, warm; the observers hear of all that happens.
+
+        Services that name the same file for `usage` hold keys to their limits together.
 
         Raises:
             CheckpointError: no language model there, or a damaged one.
             ConfigError: the key file cannot be used.
         """
         observer = GenerationObservers(observers)
-        return cls(ServedDecoder.load(config, observer), config, observer, Gate.of(config.api_keys))
+        return cls(ServedDecoder.load(config, observer), config, observer, Gate.of(config.api_keys, usage))
 
     async def generate(self, request: pb.GenerateRequest, caller: Caller | None) -> Replies:
         """What is new of the text, step by step; `caller` carries key and absolute deadline, None is this process.

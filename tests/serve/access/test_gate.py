@@ -9,6 +9,7 @@ import pytest
 from elastic.errors import RateLimited, Unauthenticated
 from elastic.serve.access.gate import Gate, is_local
 from elastic.serve.access.keys import KeyRing, create_key, editing
+from elastic.serve.access.usage import Usage
 
 
 class Clock:
@@ -40,7 +41,7 @@ class Office:
         self.path, self.clock = path, Clock()
         with editing(path):
             pass
-        self.gate = Gate(KeyRing(path, self.clock), self.clock)
+        self.gate = Gate(KeyRing(path, self.clock), Usage(clock=self.clock))
 
     def hire(self, name: str, **limits: float) -> FakeCaller:
         entry, secret = create_key(name, **limits)  # type: ignore[arg-type]
