@@ -1,6 +1,7 @@
 """`elastic serve` as a process of its own, from the moment it answers until the block ends."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,11 +34,15 @@ class Running:
 
 @contextmanager
 def elastic_serve(run: Path, *flags: str) -> Iterator[Running]:
-    """A server for a run that has been profiled, on ports of its own, with further flags."""
+    """A server for a run that has been profiled, on ports of its own, with further flags.
+
+    SIGTERM interrupts the block as Ctrl-C does, so that no server is left behind; for the main thread only.
+    """
     host = "127.0.0.1"
     port, http_port = free_port(host), free_port(host)
     command = [sys.executable, "-m", "elastic", "serve", str(run), "--profile", "never", *flags]
     command += ["--port", str(port), "--http-port", str(http_port)]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         with log.open("w") as output:
@@ -54,3 +59,4 @@ def elastic_serve(run: Path, *flags: str) -> Iterator[Running]:
             finally:
                 process.terminate()
                 process.wait(timeout=90)
+                signal.signal(signal.SIGTERM, before)
