@@ -5,9 +5,10 @@ scarce. Requests of a burst are sent at once over one connection, and each is on
 comparison. Alone means that a request says that almost nothing of its budget is left, to an idle server.
 
 Client, HAProxy and server share the cores with the model, so a burst is refused no faster than all of its requests get
-through the one core that the model leaves; `ms per request` says how fast that is.
+through the one core that the model leaves; `ms per request` says how fast that is. The floor is what calls that ask for
+nothing take beside a working model: no inputs, so the server says that this is no request, and does nothing else.
 
-    python -m benchmarks.refusals          # three minutes
+    python -m benchmarks.refusals          # four minutes
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,6 +41,8 @@ from elastic.serve.api.grpc import DEADLINE_METADATA
 RESULTS = Path(__file__).parent / "results" / "refusals.json"
 LATE_MS = 5.0
 """What is left of the budget of a request that comes too late."""
+NUM_WORKING, DECODED_S = 8, 0.05
+"""Images that the model works at while nothing is asked for, and how long the server needs to have them all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +85,8 @@ class Row:
     p90_ms: float | None = None
     ms_per_request: float | None = None
     """Median over bursts of the time of the last refusal over the size."""
+    floor_ms_per_request: float | None = None
+    """The same for calls that ask for nothing."""
 
 
 Ask = Callable[[float, float], Awaitable[Sent]]
@@ -100,9 +105,19 @@ def row_of(size: int, bursts: Sequence[Sequence[Sent]]) -> Row:
 
 
 async def measure(address: str, slo_ms: float, options: Options) -> list[Row]:
-    """The request alone, then bursts of every size."""
+    """The request alone, then bursts of every size, of requests and of calls that ask for nothing."""
     async with grpc.aio.insecure_channel(address) as channel:
-        ask = asking(channel)
+        ask, ask_nothing = asking(channel), asking_nothing(channel)
+
+        async def last_of_nothing_ms(size: int) -> float:
+            await asyncio.sleep(options.rest_s)
+            working = [asyncio.create_task(ask(10 * slo_ms, 10 * slo_ms)) for _ in range(NUM_WORKING)]
+            await asyncio.sleep(DECODED_S)
+            times_ms = await asyncio.gather(*(ask_nothing() for _ in range(size)))
+            assert not all(task.done() for task in working), "the model had no work any more"
+            await asyncio.gather(*working)
+            return max(times_ms)
+
         for _ in range(20):
             await ask(10 * slo_ms, 10 * slo_ms)
         alone = []
@@ -115,7 +130,8 @@ async def measure(address: str, slo_ms: float, options: Options) -> list[Row]:
             for _ in range(options.repeats):
                 await asyncio.sleep(options.rest_s)
                 bursts.append(await asyncio.gather(*(ask(slo_ms, slo_ms) for _ in range(size))))
-            rows.append(row_of(size, bursts))
+            floor_ms = float(np.median([await last_of_nothing_ms(size) for _ in range(options.repeats)]))
+            rows.append(replace(row_of(size, bursts), floor_ms_per_request=floor_ms / size))
     return rows
 
 
@@ -138,6 +154,21 @@ def asking(channel: grpc.aio.Channel) -> Ask:
     return ask
 
 
+def asking_nothing(channel: grpc.aio.Channel) -> Callable[[], Awaitable[float]]:
+    """A request without inputs, and how many milliseconds its answer took."""
+    embed = EmbeddingServiceStub(channel).Embed
+
+    async def ask() -> float:
+        begin = time.perf_counter()
+        try:
+            await embed(pb.EmbedRequest())
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        return 1000 * (time.perf_counter() - begin)
+
+    return ask
+
+
 @contextmanager
 def serving() -> Iterator[tuple[str, float]]:
     """The address of a server and the objective for it, in milliseconds."""
@@ -154,9 +185,10 @@ def main(options: Options) -> None:
     load_before = os.getloadavg()[0]
     with serving() as (address, slo_ms):
         rows = asyncio.run(measure(address, slo_ms, options))
-    table = Table("sent at once", "refused", "p50 ms", "p90 ms", "ms per request", title="Refusals")
+    table = Table("sent at once", "refused", "p50 ms", "p90 ms", "ms per request", "floor", title="Refusals")
     for row in rows:
-        times = ("" if value is None else f"{value:.1f}" for value in (row.p50_ms, row.p90_ms, row.ms_per_request))
+        values = (row.p50_ms, row.p90_ms, row.ms_per_request, row.floor_ms_per_request)
+        times = ("" if value is None else f"{value:.1f}" for value in values)
         table.add_row(str(row.size), f"{row.refused:.0%}", *times)
     Console().print(table, f"objective {slo_ms:.0f} ms")
     values = {"rows": [asdict(row) for row in rows], "slo_ms": slo_ms, "load_before": load_before}

@@ -5,7 +5,7 @@
 - live: the same policies in `elastic serve` on this machine, an open-loop client beside it, with a ViT-S/16;
 - calibration: the very arrivals of the live part through the simulator, and the difference.
 
-    python -m benchmarks.policies                     # everything; about half an hour on two quiet cores
+    python -m benchmarks.policies                     # everything; about an hour on two quiet cores
     python -m benchmarks.policies --parts simulated   # one part; the others keep their last results
 
 Needs `elastic profile` of the model first. Writes benchmarks/results/policies.json, and docs/policies/report.md and
@@ -68,7 +68,7 @@ class Options:
     live_objectives: float = 5.0
     """Latency objective of the live part, in calls of the largest submodel for one image."""
     live_shape: str = "bursty"
-    live_seeds: int = 3
+    live_seeds: int = 5
     live_duration_s: float = 12.0
 
 
