@@ -1,8 +1,9 @@
 """What Ray's HAProxy has to be told and Ray has no setting for.
 
 As Ray configures it, a connection that never sends a whole request stays open for an hour, and a call that finds
-neither a replica nor Serve's own proxy ends with HTTP 500: UNKNOWN to gRPC, which no client repeats. Ray writes the
-configuration anew before each start of HAProxy, so it gets a script to start in its place, which completes it first.
+neither a replica nor Serve's own proxy ends with HTTP 500: UNKNOWN to gRPC, which no client repeats; and everybody may
+read its metrics and statistics. Ray writes the configuration anew before each start of HAProxy, so it gets a script to
+start in its place, which completes it first.
 """
 
 import shlex
@@ -21,6 +22,7 @@ its next message. Connections between calls are kept for 90 s, Ray's own choice.
 SCRIPT = r"""#!/bin/sh
 set -e
 sed -i -E -e 's|^defaults$|&\n    timeout http-request {head_s}s|' -e 's|^( *errorfile 50[234]) .*|\1 {page}|' "$3"
+sed -i -E "s/bind \*?:($RAY_SERVE_HAPROXY_METRICS_PORT|$RAY_SERVE_HAPROXY_STATS_PORT)$/bind 127.0.0.1:\1/" "$3"
 grep -q 'timeout http-request' "$3"
 grep -q 'errorfile 503 {page}' "$3"
 exec {haproxy} "$@"

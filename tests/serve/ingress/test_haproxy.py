@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import socket
 import subprocess
 import time
@@ -25,6 +26,10 @@ defaults
     errorfile 502 {page}
     errorfile 503 {page}
     errorfile 504 {page}
+frontend prometheus
+    bind :{metrics}
+frontend stats
+  bind *:{stats}
 frontend grpc
     bind 127.0.0.1:{port} proto h2
     default_backend grpc
@@ -35,14 +40,22 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def inner_ports() -> dict[str, str]:
+    """Those of metrics and statistics, as Ray is told of them."""
+    return {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory, inner_ports: dict[str, str]) -> Iterator[int]:
     """HAProxy behind the script, with a second for the head of a request and a server that is not there."""
     folder, port = tmp_path_factory.mktemp("haproxy"), free_port()
+    metrics, stats = inner_ports.values()
     (folder / "500.http").write_bytes(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n")
     config = folder / "haproxy.cfg"
-    config.write_text(LIKE_RAYS.format(page=folder / "500.http", port=port, closed=free_port()))
+    ports = {"port": port, "closed": free_port(), "metrics": metrics, "stats": stats}
+    config.write_text(LIKE_RAYS.format(page=folder / "500.http", **ports))
     script = write_script(folder, get_haproxy_binary(), head_s=1)
-    with subprocess.Popen([str(script), "-db", "-f", str(config)]) as process:
+    with subprocess.Popen([str(script), "-db", "-f", str(config)], env=os.environ | inner_ports) as process:
         try:
             while not is_open(port):
                 assert process.poll() is None
@@ -57,12 +70,24 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_metrics_and_statistics_are_for_this_machine_alone(port: int, inner_ports: dict[str, str]) -> None:
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    for inner in inner_ports.values():
+        assert [address for address in listening if int(address.partition(":")[2], 16) == int(inner)] == [
+            f"0100007F:{int(inner):04X}"
+        ]
+
+
 def test_rays_configuration_has_the_lines_that_the_script_looks_for() -> None:
     ray = importlib.util.find_spec("ray")  # read, not imported: that takes seconds
     assert ray is not None and ray.submodule_search_locations is not None
     templates = Path(ray.submodule_search_locations[0]) / "serve" / "_private" / "haproxy_templates.py"
     lines = templates.read_text(encoding="utf-8").splitlines()
     assert lines.count("defaults") == 1
+    assert [line.strip() for line in lines if line.endswith(("metrics_port }}", "stats_port }}"))] == [
+        "bind :{{ config.metrics_port }}",
+        "bind *:{{ config.stats_port }}",
+    ]
     assert [line.split()[:2] for line in lines if line.startswith("    errorfile ")] == [
         ["errorfile", number] for number in ("502", "503", "504")
     ]
