@@ -245,30 +245,30 @@ def render(outcomes: dict[Ask, list[Answer | ElasticError]], overhead_ms: float,
     table = Table(
         title="What each latency objective bought",
         caption=f"{device}. Measured at the client, request to answer; {overhead_ms:.1f} ms of it is not the model "
-        "(75th percentile). R@1 is this run's, on classes it was not trained on. A missed answer came, but late.",
+        "(75th percentile). R@1 is this run's, on classes it was not trained on. What was neither met nor refused came late.",
     )
-    for column in ("SLO ms", "width", "submodel", "R@1", "predicted ms", "measured ms p50 / p95", "met"):
+    for column in ("SLO ms", "width", "submodel", "R@1", "predicted ms", "measured ms p50 / p95", "met", "refused"):
         table.add_column(column, justify="left" if column == "submodel" else "right", overflow="fold")
     for ask, found in outcomes.items():
         table.add_row(f"{ask.latency_ms:g}", str(ask.embed_dim), *cells(ask, found))
     return table
 
 
-def cells(ask: Ask, found: Sequence[Answer | ElasticError]) -> tuple[str, str, str, str, str]:
-    """Submodel, quality, predicted time, measured time and share met of one row.
+def cells(ask: Ask, found: Sequence[Answer | ElasticError]) -> tuple[str, str, str, str, str, str]:
+    """Submodel, quality, predicted time, measured time, share met and number refused of one row.
 
     Late answers and refusals count as not met: every request is in the denominator.
     """
     answers = [outcome for outcome in found if isinstance(outcome, Answer)]
     met = sum(answer.wall_ms <= ask.latency_ms for answer in answers)
-    share = f"{met}/{len(found)}"
+    share, refused = f"{met}/{len(found)}", str(len(found) - len(answers))
     if not answers:
         kinds = Counter(type(outcome).__name__ for outcome in found)
-        return (f"refused: {kinds.most_common(1)[0][0]}", "-", "-", "-", share)
+        return (f"refused: {kinds.most_common(1)[0][0]}", "-", "-", "-", share, refused)
     chosen = Counter(answer.embedding.granularity for answer in answers)
     names = ", ".join(f"{name} {count / len(answers):.0%}" for name, count in chosen.most_common(3))
     quality = median(answer.embedding.quality for answer in answers)
     predicted_ms = median(answer.embedding.predicted_ms for answer in answers)
     walls_ms = [answer.wall_ms for answer in answers]
     measured = f"{median(walls_ms):.1f} / {quantile_ms(walls_ms, 0.95):.1f}"
-    return (names, f"{quality:.3f}", f"{predicted_ms:.2f}", measured, share)
+    return (names, f"{quality:.3f}", f"{predicted_ms:.2f}", measured, share, refused)

@@ -56,19 +56,19 @@ def test_equally_fast_submodels_give_one_tight_row_and_not_four():
 
 def test_a_row_counts_late_answers_and_refusals_as_not_met():
     found = [Answer(embedding(), 4.0), Answer(embedding(), 6.0), REFUSAL, Answer(embedding(), 5.0)]
-    assert cells(Ask(5.0, 16), found)[-1] == "2/4"
+    assert cells(Ask(5.0, 16), found)[-2:] == ("2/4", "1")
 
 
 def test_a_row_shows_the_shares_of_submodels_and_the_medians():
     found = [Answer(embedding("XL", 0.6, 2.0), 3.0), Answer(embedding("XL", 0.6, 2.0), 3.0), Answer(embedding(), 9.0)]
-    name, quality, predicted, measured, met = cells(Ask(5.0, 16), found)
+    name, quality, predicted, measured, met, refused = cells(Ask(5.0, 16), found)
     assert name == "XL 67%, S 33%"
-    assert (quality, predicted, met) == ("0.600", "2.00", "2/3")
+    assert (quality, predicted, met, refused) == ("0.600", "2.00", "2/3", "0")
     assert measured.startswith("3.0 / ")
 
 
 def test_a_row_of_refusals_names_the_error_and_no_numbers():
-    assert cells(Ask(0.1, 16), [REFUSAL, REFUSAL]) == ("refused: SloInfeasible", "-", "-", "-", "0/2")
+    assert cells(Ask(0.1, 16), [REFUSAL, REFUSAL]) == ("refused: SloInfeasible", "-", "-", "-", "0/2", "2")
 
 
 def test_collect_keeps_every_outcome_and_only_errors_of_this_package():
