@@ -38,7 +38,6 @@ from elastic.messages import (
 )
 from elastic.quantise import Dtype, Output
 from elastic.retry import NUM_ATTEMPTS, Retries
-from elastic.way_back import WayBack
 
 _T = TypeVar("_T")
 
@@ -61,7 +60,6 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._retries = Retries(num_attempts=num_attempts)
         self._synchronised_clocks = synchronised_clocks
-        self._way_back = WayBack()
         self._metadata = key_metadata(api_key)
         self._channel = open_aio_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
@@ -88,13 +86,10 @@ class AsyncClient:
             dtype=dtype,
             outputs=outputs,
         )
-        kept_ms = self._way_back.kept_ms(latency_slo_ms)
-        deadline = Deadline(budget_ms=latency_slo_ms, timeout_s=self._timeout_s, kept_ms=kept_ms)
+        deadline = Deadline(budget_ms=latency_slo_ms, timeout_s=self._timeout_s)
         pictures = await _image_messages(images)
         request = ask.request([*pictures, *(pb.Input(text=text) for text in texts)])
-        reply: pb.EmbedReply = await self._call(self._stub.Embed, request, deadline)
-        self._way_back.learn(deadline, reply.slack_ms)
-        return embeddings(reply)
+        return embeddings(await self._call(self._stub.Embed, request, deadline))
 
     async def embed_stream(
         self,

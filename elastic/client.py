@@ -49,7 +49,6 @@ from elastic.messages import (
 )
 from elastic.quantise import Dtype, Output
 from elastic.retry import NUM_ATTEMPTS, Retries
-from elastic.way_back import WayBack
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -87,10 +86,9 @@ class Client:
             timeout_s: of calls without a latency objective.
             num_attempts: calls that find no server are repeated up to this number, inside their budget, and only
                 while no more than a tenth of the calls are repetitions (`elastic.retry`).
-            synchronised_clocks: send the absolute deadline, less what answers have taken to come back
-                (`elastic.way_back`), so that the budget holds here and not at the server. False when this machine's
-                clock differs from the server's by more than a few milliseconds: ahead, it costs nothing; behind, it
-                takes from the budget, until it is further off than any call is waited for.
+            synchronised_clocks: send the absolute deadline, which counts the way to the server as well. False when
+                this machine's clock differs from the server's by more than a few milliseconds: ahead, it costs
+                nothing; behind, it takes from the budget, until it is further off than any call is waited for.
             api_key: sent with every call; by default that of the environment variable ELASTIC_API_KEY, if it is set.
             tls: what to trust, and the client's certificate if the server asks for one; None talks in the clear.
 
@@ -101,7 +99,6 @@ class Client:
         self._timeout_s = timeout_s
         self._retries = Retries(num_attempts=num_attempts)
         self._synchronised_clocks = synchronised_clocks
-        self._way_back = WayBack()
         self._metadata = key_metadata(api_key)
         self._channel = open_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
@@ -148,12 +145,9 @@ class Client:
             dtype=dtype,
             outputs=outputs,
         )
-        kept_ms = self._way_back.kept_ms(latency_slo_ms)
-        deadline = Deadline(budget_ms=latency_slo_ms, timeout_s=self._timeout_s, kept_ms=kept_ms)
+        deadline = Deadline(budget_ms=latency_slo_ms, timeout_s=self._timeout_s)
         inputs = [*map(image_message, images), *(pb.Input(text=text) for text in texts)]
-        reply: pb.EmbedReply = self._call(self._stub.Embed, ask.request(inputs), deadline)
-        self._way_back.learn(deadline, reply.slack_ms)
-        return embeddings(reply)
+        return embeddings(self._call(self._stub.Embed, ask.request(inputs), deadline))
 
     def embed_stream(
         self,

@@ -156,8 +156,6 @@ class Deadline:
 
     budget_ms: float | None
     timeout_s: float
-    kept_ms: float = 0.0
-    """Of the budget, for the way of the answer (`elastic.way_back`): the server is not told of it."""
     clock: Callable[[], float] = time.monotonic
     began_s: float = field(init=False)
 
@@ -178,7 +176,7 @@ class Deadline:
         """The absolute deadline, for a server whose clock agrees with ours."""
         if self.budget_ms is None:
             return []
-        return [(DEADLINE_METADATA, f"{(time.time() + self.left_s()) * 1000 - self.kept_ms:.3f}")]
+        return [(DEADLINE_METADATA, f"{(time.time() + self.left_s()) * 1000:.3f}")]
 
 
 def image_message(item: bytes | Path | str) -> pb.Input:

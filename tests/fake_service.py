@@ -37,7 +37,6 @@ class FakeService(EmbeddingServiceServicer):
         self.requests: list[pb.EmbedRequest] = []
         self.metadata: list[dict[str, str]] = []
         self.remaining_s: list[float] = []
-        self.came_ms: list[float] = []
         self.is_silent = False
         self.respond: Callable[[grpc.ServicerContext], pb.EmbedReply] = self.succeed
 
@@ -49,16 +48,6 @@ class FakeService(EmbeddingServiceServicer):
         self.requests.append(request)
         self._note(context)
         return self.respond(context)
-
-    def far_away(self, context: grpc.ServicerContext) -> pb.EmbedReply:
-        """Answers at once, but as if its answers took 200 ms to come back: no client can tell the difference."""
-        told_ms = float(self.metadata[-1]["x-deadline-unix-ms"])
-        return pb.EmbedReply(embeddings=[embedding([1.0])], slack_ms=told_ms - 1000 * time.time() + 200.0)
-
-    def told_ms(self) -> list[float]:
-        """How far away the deadline of every call was when the call came."""
-        deadlines_ms = [float(sent["x-deadline-unix-ms"]) for sent in self.metadata]
-        return [deadline_ms - came_ms for deadline_ms, came_ms in zip(deadlines_ms, self.came_ms, strict=True)]
 
     def EmbedStream(
         self, request_iterator: Iterator[pb.EmbedStreamRequest], context: grpc.ServicerContext
@@ -79,7 +68,6 @@ class FakeService(EmbeddingServiceServicer):
 
     def _note(self, context: grpc.ServicerContext) -> None:
         self.metadata.append(dict(context.invocation_metadata()))
-        self.came_ms.append(1000 * time.time())
         self.remaining_s.append(context.time_remaining())
 
 

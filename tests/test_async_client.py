@@ -98,16 +98,6 @@ def test_an_unavailable_server_is_tried_again_and_the_answer_returned(address: s
     assert len(service.requests) == 3
 
 
-def test_the_way_of_answers_is_kept_back_from_the_server(address: str, service: FakeService) -> None:
-    async def many(client: AsyncClient) -> None:
-        for _ in range(30):
-            await client.embed(texts=["x"], latency_slo_ms=2_000.0)
-
-    service.respond = service.far_away
-    ask(address, many)
-    assert service.told_ms()[-1] == pytest.approx(1_800.0, abs=150.0)
-
-
 def test_retries_end_with_the_budget(address: str, service: FakeService) -> None:
     service.respond = end(grpc.StatusCode.UNAVAILABLE, "restarting")
     with pytest.raises(ServerUnavailable):

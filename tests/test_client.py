@@ -102,17 +102,6 @@ def test_a_call_with_an_objective_carries_its_absolute_deadline(client: Client, 
     assert service.remaining_s[0] < 2.5  # the objective, the second that a late answer is waited for, and rounding
 
 
-def test_a_deadline_told_to_a_far_server_becomes_nearer_by_the_way_of_its_answers(
-    client: Client, service: FakeService
-) -> None:
-    service.respond = service.far_away
-    for _ in range(30):
-        client.embed(texts=["x"], latency_slo_ms=2_000.0)
-    told_ms = service.told_ms()
-    assert told_ms[0] == pytest.approx(2_000.0, abs=150.0)
-    assert told_ms[-1] == pytest.approx(1_800.0, abs=150.0)
-
-
 def test_without_synchronised_clocks_no_absolute_deadline_is_sent(client: Client, service: FakeService) -> None:
     with Client(client.address, synchronised_clocks=False) as other:
         other.embed(texts=["x"], latency_slo_ms=800.0)

@@ -45,16 +45,6 @@ def test_the_absolute_deadline_counts_from_when_the_call_began() -> None:
     assert float(value) / 1000 - time.time() < 10.001
 
 
-def test_what_is_kept_back_is_told_to_the_server_alone() -> None:
-    clock = FakeClock()
-    whole, less = (
-        Deadline(budget_ms=60_000.0, timeout_s=30.0, kept_ms=kept_ms, clock=clock) for kept_ms in (0.0, 20_000.0)
-    )
-    ((_, late),), ((_, soon),) = whole.metadata(), less.metadata()
-    assert float(late) - float(soon) == pytest.approx(20_000.0, abs=1_000.0)
-    assert (less.wait_s(), less.left_s()) == (whole.wait_s(), whole.left_s())
-
-
 @pytest.mark.parametrize(
     "ask",
     [
