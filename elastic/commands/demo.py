@@ -245,7 +245,8 @@ def render(outcomes: dict[Ask, list[Answer | ElasticError]], overhead_ms: float,
     table = Table(
         title="What each latency objective bought",
         caption=f"{device}. Measured at the client, request to answer; {overhead_ms:.1f} ms of it is not the model "
-        "(75th percentile). R@1 is this run's, on classes it was not trained on. What was neither met nor refused came late.",
+        "(75th percentile). R@1 is this run's, on classes it was not trained on. What was neither met nor refused was "
+        "late.",
     )
     for column in ("SLO ms", "width", "submodel", "R@1", "predicted ms", "measured ms p50 / p95", "met", "refused"):
         table.add_column(column, justify="left" if column == "submodel" else "right", overflow="fold")
