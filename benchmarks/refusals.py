@@ -8,7 +8,7 @@ Client, HAProxy and server share the cores with the model, so a burst is refused
 through the one core that the model leaves; `ms per request` says how fast that is. The floor is what calls that ask for
 nothing take beside a working model: no inputs, so the server says that this is no request, and does nothing else.
 
-    python -m benchmarks.refusals          # four minutes
+    python -m benchmarks.refusals          # six minutes
 """
 
 import asyncio
@@ -164,7 +164,8 @@ def asking_nothing(channel: grpc.aio.Channel) -> Callable[[], Awaitable[float]]:
             await embed(pb.EmbedRequest())
         except grpc.aio.AioRpcError as error:
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        return 1000 * (time.perf_counter() - begin)
+            return 1000 * (time.perf_counter() - begin)
+        raise AssertionError("a request without inputs was answered")
 
     return ask
 

@@ -7,6 +7,7 @@ bytes far behind the records; the kernel frees what a killed process held, so no
 import fcntl
 import math
 import os
+import random
 import struct
 import tempfile
 import time
@@ -74,8 +75,11 @@ class Usage:
     def _take_place(self, key: ApiKey, index: int) -> int | None:
         if key.concurrency is None:
             return None
-        first = FIRST_PLACE + index * PLACES
-        for place in range(first, first + min(key.concurrency, PLACES)):
+        first, count = FIRST_PLACE + index * PLACES, min(key.concurrency, PLACES)
+        # From anywhere: in one order, all would try the places first that are taken first.
+        begin = random.randrange(count)
+        for number in range(begin, begin + count):
+            place = first + number % count
             # A process is always given a lock that it has already.
             if place not in self._held and self._has_locked(place):
                 self._held.add(place)
