@@ -48,6 +48,12 @@ APP_NAME = "elastic"
 READY_TIMEOUT_S = 120.0
 DEREGISTER_S = 1.0
 """How long a replica that stops stays reachable, for HAProxy to hear of it."""
+FAREWELL_S = 1.0
+"""How long a stopping server that owes nobody an answer still says so to whoever calls, before its port is closed.
+
+Without it the last answer may still be on its way through HAProxy, and a caller between two calls would find a
+connection that is reset, which leaves open whether its call was accepted.
+"""
 SERVICER_MODULE = "elastic.serve.api.decoding"
 HAPROXY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 """Names the program that Ray starts as HAProxy."""
@@ -290,12 +296,13 @@ def _follow_all(kind: Kind, timeout_s: float) -> list[Following]:
 
 
 def _drain(config: ServeConfig) -> None:
-    """Let what was accepted end before anything is taken down, because Serve stops its ingress and replicas at once."""
+    """Let what was accepted end and callers hear of it, because Serve then stops its ingress and replicas at once."""
     from elastic.serve.rollout.replicas import drain_all
 
     num_lost = drain_all(APP_NAME, config.drain_s)
     if num_lost:
         logger.warning("%d calls did not end within %g s and are lost", num_lost, config.drain_s)
+    time.sleep(FAREWELL_S)
 
 
 def _size(config: ServeConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from elastic.retry import NUM_ATTEMPTS
 
 RELAXED_MS = 60_000.0
 PAUSE_S = 0.05
-"""Of each thread between two calls, so that a small machine gets other things done, such as starting a replica."""
+"""Between two calls of a thread, so that a small machine gets other things done, such as starting a replica."""
 
 
 class Callers:
@@ -16,11 +16,12 @@ class Callers:
 
     NUM = 4
 
-    def __init__(self, address: str, png: bytes, num_attempts: int = NUM_ATTEMPTS) -> None:
+    def __init__(self, address: str, png: bytes, num_attempts: int = NUM_ATTEMPTS, pause_s: float = PAUSE_S) -> None:
         self.versions: set[str] = set()
         self.num_answered, self.num_mixed = 0, 0
         self.failures: list[Exception] = []
-        self._address, self._png, self._num_attempts = address, png, num_attempts
+        self._address, self._png = address, png
+        self._num_attempts, self._pause_s = num_attempts, pause_s
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._call_on) for _ in range(self.NUM)]
 
@@ -47,7 +48,7 @@ class Callers:
 
     def _call_on(self) -> None:
         with Client(self._address, num_attempts=self._num_attempts) as client:
-            while not self._stop.wait(PAUSE_S):
+            while not self._stop.wait(self._pause_s):
                 try:
                     found = client.embed(images=[self._png] * 2, texts=["a cat"], latency_slo_ms=RELAXED_MS)
                 except Exception as error:
