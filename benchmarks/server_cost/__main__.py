@@ -10,9 +10,10 @@ round, on the same cores, one server up at a time:
 - grpc.aio: a minimal batching gRPC server, one process (`peers/bare_grpc.py`);
 - LitServe and infinity_emb, batching on, over HTTP, if an environment for them is given.
 
-p50 is at concurrency 1, throughput at the concurrencies of `workload.MODELS`, closed loop. Goals: p50 within 2.0 ms of
-bare; throughput at least 0.9 of the bare loop. Differences and ratios are taken within a round; shown are medians and
-the range over rounds. The table of where the time goes is from the replies' own timings and a call that does nothing.
+p50 is at concurrency 1, throughput at the concurrencies of `workload.MODELS`, closed loop, once with one image in a
+call and once with as many as a batch has (LitServe takes one). Goals: p50 within 2.0 ms of bare; throughput at least
+0.9 of the bare loop. Differences and ratios are taken within a round; shown are medians and the range over rounds. The
+table of where the time goes is from the replies' own timings and a call that does nothing.
 
 Every server shares the cores of this machine with the client, which costs a Python event loop. So CPU milliseconds per
 request are given as well, of the server's whole process tree, what it does while idle included, and of the client; a
@@ -47,7 +48,8 @@ from elastic._pb.elastic.v1 import embedding_pb2 as pb
 WARM_UP, SETTLE_S = 20, 5.0
 """Requests before the clock starts, beside four of each caller; and rest before the first of them."""
 
-Connect = Callable[[int, Sequence[bytes]], AbstractAsyncContextManager[load.Ask]]
+Connect = Callable[[int, Sequence[bytes], int], AbstractAsyncContextManager[load.Ask]]
+"""Port, images, and how many of them in a call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,8 @@ class Contender:
 
     start: Callable[[], AbstractContextManager[servers.Server]]
     connect: Connect
+    takes_several: bool = True
+    """Whether a call may hold more than one image."""
 
 
 def main(options: Options) -> None:
@@ -117,7 +121,7 @@ def measure(model: Model, options: Options, progress: Progress) -> list[report.R
                     # Started anew each time: some servers take a core for themselves while they have nothing to do.
                     with contenders[name].start() as server:
                         time.sleep(SETTLE_S)
-                        results[name] = asyncio.run(measure_server(model, server, contenders[name].connect, images))
+                        results[name] = asyncio.run(measure_server(model, server, contenders[name], images))
                 progress.advance(steps)
             rounds.append({name: results[name] for name in names})
     return rounds
@@ -132,7 +136,7 @@ def contenders_of(model: Model, run: Path, scratch: Path, peers_venv: Path | Non
     if peers_venv is None:
         return found
     return found | {
-        "LitServe": Contender(partial(servers.litserve, model, run, scratch, peers_venv), load.litserve_embed),
+        "LitServe": Contender(partial(servers.litserve, model, run, scratch, peers_venv), load.litserve_embed, False),
         "infinity": Contender(partial(servers.infinity, model, run, scratch, peers_venv), load.infinity_embed),
     }
 
@@ -185,11 +189,11 @@ def loop(model: Model, workload: Workload, images: Sequence[bytes], batch_size: 
 
 
 async def measure_server(
-    model: Model, server: servers.Server, connect: Connect, images: Sequence[bytes]
+    model: Model, server: servers.Server, contender: Contender, images: Sequence[bytes]
 ) -> dict[str, Any]:
-    """One server at concurrency 1 and saturated."""
+    """One server at concurrency 1 and saturated, with one image in a call and with as many as in a batch."""
     found: dict[str, Any] = {"per_s": {}, "cpu_ms": {}, "client_cpu_ms": {}}
-    async with connect(server.port, images) as ask:
+    async with contender.connect(server.port, images, 1) as ask:
         for concurrency in (1, *model.concurrencies):
             await load.closed_loop(ask, min(WARM_UP + 4 * concurrency, model.requests // 3), concurrency)
             cpu_s, client_s = server.cpu_s(), time.process_time()
@@ -202,11 +206,24 @@ async def measure_server(
                 found |= explained(sent)
             else:
                 found["per_s"][str(concurrency)] = sent.per_s
+    if contender.takes_several:
+        async with contender.connect(server.port, images, model.max_batch_size) as ask:
+            found["full_calls_per_s"] = await full_calls(model, ask)
     if server.direct_port is not None:
         for name, port in (("nothing_ms", server.port), ("nothing_direct_ms", server.direct_port)):
             async with load.grpc_nothing(port) as ask:
                 await load.closed_loop(ask, 10, 1)
                 found[name] = (await load.closed_loop(ask, 100, 1)).latencies_ms
+    return found
+
+
+async def full_calls(model: Model, ask: load.Ask) -> dict[str, float]:
+    """Images per second by the number of calls under way, each of as many images as a batch."""
+    found = {}
+    for concurrency in model.full_calls:
+        await load.closed_loop(ask, concurrency, concurrency)
+        sent = await load.closed_loop(ask, max(2 * concurrency, model.requests // model.max_batch_size), concurrency)
+        found[str(concurrency)] = model.max_batch_size * sent.per_s
     return found
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
 import grpc
@@ -26,6 +27,8 @@ GENEROUS_SLO_MS = 120_000.0
 
 Ask = Callable[[], Awaitable[object]]
 """Sends the next request and returns its answer."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,18 @@ async def closed_loop(ask: Ask, num_requests: int, concurrency: int) -> Sent:
 
 
 @asynccontextmanager
-async def grpc_embed(port: int, images: Sequence[bytes]) -> AsyncIterator[Ask]:
-    """Embed over `elastic.v1`, at the largest submodel."""
+async def grpc_embed(port: int, images: Sequence[bytes], size: int = 1) -> AsyncIterator[Ask]:
+    """Embed over `elastic.v1`, at the largest submodel, so many images in a call."""
     slo = pb.Slo(latency_ms=GENEROUS_SLO_MS, min_quality=TOP_QUALITY)
-    requests = itertools.cycle([pb.EmbedRequest(inputs=[pb.Input(image=image)], slo=slo) for image in images])
+    requests = itertools.cycle(
+        [pb.EmbedRequest(inputs=[pb.Input(image=image) for image in some], slo=slo) for some in calls_of(images, size)]
+    )
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         embed = EmbeddingServiceStub(channel).Embed
 
         async def ask() -> pb.EmbedReply:
             reply: pb.EmbedReply = await embed(next(requests))
-            check(np.frombuffer(reply.embeddings[0].values_f32, "<f4"))
+            check([embedding.values_f32 for embedding in reply.embeddings], size)
             return reply
 
         yield ask
@@ -92,41 +97,48 @@ async def grpc_nothing(port: int) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def litserve_embed(port: int, images: Sequence[bytes]) -> AsyncIterator[Ask]:
-    """POST /predict."""
+async def litserve_embed(port: int, images: Sequence[bytes], size: int = 1) -> AsyncIterator[Ask]:
+    """POST /predict, which takes one image."""
+    assert size == 1
     bodies = [json.dumps({"image": base64.b64encode(image).decode()}).encode() for image in images]
     async with _posting(f"http://127.0.0.1:{port}/predict", bodies) as post:
-        yield lambda: post(lambda answer: answer["embedding"])
+        yield lambda: post(lambda answer: [answer["embedding"]])
 
 
 @asynccontextmanager
-async def infinity_embed(port: int, images: Sequence[bytes]) -> AsyncIterator[Ask]:
+async def infinity_embed(port: int, images: Sequence[bytes], size: int = 1) -> AsyncIterator[Ask]:
     """POST /embeddings, in the form of OpenAI's API with images as data URIs."""
     common = {"model": "elastic", "modality": "image", "encoding_format": "base64"}
     uris = [f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images]
-    bodies = [json.dumps(common | {"input": [uri]}).encode() for uri in uris]
-    async with _posting(f"http://127.0.0.1:{port}/embeddings", bodies) as post:
-        yield lambda: post(lambda answer: answer["data"][0]["embedding"])
+    bodies = [json.dumps(common | {"input": some}).encode() for some in calls_of(uris, size)]
+    async with _posting(f"http://127.0.0.1:{port}/embeddings", bodies, size) as post:
+        yield lambda: post(lambda answer: [row["embedding"] for row in answer["data"]])
 
 
 @asynccontextmanager
-async def _posting(url: str, bodies: Sequence[bytes]) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+async def _posting(url: str, bodies: Sequence[bytes], size: int = 1) -> AsyncIterator[Callable[..., Awaitable[object]]]:
     turns = itertools.cycle(bodies)
     headers = {"content-type": "application/json"}
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
-        async def post(read: Callable[[dict], str]) -> object:
+        async def post(read: Callable[[dict], list[str]]) -> object:
             async with session.post(url, data=next(turns), headers=headers) as response:
                 response.raise_for_status()
-                check(np.frombuffer(base64.b64decode(read(await response.json())), "<f4"))
+                check([base64.b64decode(encoded) for encoded in read(await response.json())], size)
                 return None
 
         yield post
 
 
-def check(embedding: np.ndarray) -> None:
-    """Every answer is a normalised embedding: a server that answers something else is not compared."""
-    norm = float(np.linalg.norm(embedding))
-    assert embedding.size > 1 and abs(norm - 1) < 1e-3, f"{embedding.size} values of norm {norm}"
+def calls_of(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """As many calls as there are items, each of the next `size` of them, round and round."""
+    return [[items[(begin + offset) % len(items)] for offset in range(size)] for begin in range(len(items))]
+
+
+def check(answers: Sequence[bytes], size: int) -> None:
+    """Every answer is a normalised embedding for each image: a server that answers otherwise is not compared."""
+    embeddings = np.stack([np.frombuffer(answer, "<f4") for answer in answers])
+    assert embeddings.shape[0] == size and embeddings.shape[1] > 1, embeddings.shape
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3), "not normalised"

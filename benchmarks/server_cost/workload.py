@@ -47,11 +47,13 @@ class Model:
     """Requests of a round at each higher concurrency."""
     concurrencies: tuple[int, ...]
     """How many requests are under way when the server is saturated."""
+    full_calls: tuple[int, ...]
+    """The same when every call holds as many images as a batch."""
 
 
-BUNDLED = Model("bundled", None, 64, 32, 200, 1200, (32, 64))
+BUNDLED = Model("bundled", None, 64, 32, 200, 1200, (32, 64), (2, 4))
 # A quarter of a second per image: 64 requests under way only wait longer in the same queue, for twice the time.
-VIT_S = Model("ViT-S/16 at 224 px", "vit_small_patch16_224", 256, 8, 8, 32, (32,))
+VIT_S = Model("ViT-S/16 at 224 px", "vit_small_patch16_224", 256, 8, 8, 32, (32,), (2, 4))
 MODELS = (BUNDLED, VIT_S)
 
 

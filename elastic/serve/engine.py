@@ -128,7 +128,7 @@ class Engine:
         self._preparing: set[_Arriving] = set()
         self._free_ms = 0.0
         self._costs_now, self._costs_until_ms = Costs.at(0.0, fronts, self.correction), 0.0
-        self._as_profiled = self._costs_now.slower(self._policy.headroom)
+        self._as_profiled = self._costs_now.slower(self._policy.headroom(clock()))
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._task: asyncio.Task[None] | None = None

@@ -43,8 +43,7 @@ class Refuse:
 class Policy(ABC):
     """Decides for one model thread."""
 
-    @property
-    def headroom(self) -> float:
+    def headroom(self, now_ms: float) -> float:
         """What predictions are multiplied with before a promise rests on them."""
         return 1.0
 

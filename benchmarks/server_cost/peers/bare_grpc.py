@@ -28,12 +28,17 @@ class Embedder(EmbeddingServiceServicer):
         self.waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue()
 
     async def Embed(self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext) -> pb.EmbedReply:
-        """The embedding of the first input."""
+        """The embedding of every input."""
+        found = await asyncio.gather(*(self.embed(item.image) for item in request.inputs))
+        return pb.EmbedReply(embeddings=[pb.Embedding(values_f32=embedding.tobytes()) for embedding in found])
+
+    async def embed(self, encoded: bytes) -> np.ndarray:
+        """One embedding."""
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self.decoders, self.workload.prepare, request.inputs[0].image)
+        image = await loop.run_in_executor(self.decoders, self.workload.prepare, encoded)
         done: asyncio.Future[np.ndarray] = loop.create_future()
         self.waiting.put_nowait((image, done))
-        return pb.EmbedReply(embeddings=[pb.Embedding(values_f32=(await done).tobytes())])
+        return await done
 
     async def work(self) -> None:
         """Compute whatever waits, again and again."""

@@ -2,7 +2,8 @@
 
 It keeps a promise: once admitted, a request is met as long as predictions hold, because nothing is admitted or started
 that would make the *floor plan* late: the schedule that serves everything at its fastest allowed submodel. The slack
-that it leaves is spent on accuracy, as far as the present rate of arrivals can sustain.
+that it leaves is spent on accuracy, as far as the present rate of arrivals can sustain. Where nobody else waits, what
+would just be in time is tried without a promise.
 
 Sources: earliest deadline first and "slack buys accuracy" from SuperServe's SlackFit (NSDI 2025), which looks at the
 head of the queue alone; early refusal from Clockwork (OSDI 2020).
@@ -36,10 +37,9 @@ class LookaheadPolicy(Policy):
         self._headroom = Headroom(headroom)
         self._demand = Demand()
 
-    @property
-    def headroom(self) -> float:
+    def headroom(self, now_ms: float) -> float:
         """As learned so far."""
-        return self._headroom.value
+        return self._headroom.at(now_ms)
 
     def notice(self, arriving: Sequence[Work]) -> None:
         """Learn the rate of arrivals."""
@@ -48,11 +48,13 @@ class LookaheadPolicy(Policy):
     def admit(self, queue: Sequence[Work], arriving: Sequence[Work], free_ms: float, costs: Costs) -> None:
         """Accept arriving work if the floor plan of everything stays on time.
 
+        Alone it is accepted without headroom: a refusal would help nobody.
+
         Raises:
             Overloaded: it would not; the hint is when the present queue will be done.
         """
-        careful = costs.slower(self.headroom)
-        plan = floor_plan(merged(queue, arriving), free_ms, careful)
+        careful = costs.slower(self.headroom(free_ms))
+        plan = floor_plan(merged(queue, arriving), free_ms, careful if queue else costs)
         if plan.late is not None:
             backlog = floor_plan(queue, free_ms, careful)
             reason = f"{len(queue)} inputs wait, so {len(arriving)} more would be late even at the fastest submodel"
@@ -63,9 +65,9 @@ class LookaheadPolicy(Policy):
         """Refuse what cannot be met any more; else run the batch that promises most."""
         doomed = tuple(work for work in queue if now_ms + costs.least_ms(work) > work.deadline_ms)
         if doomed:
-            self._headroom.observe(num_kept=0, num_broken=len(doomed))
+            self._headroom.observe(num_kept=0, num_broken=len(doomed), now_ms=now_ms)
             return Refuse(doomed)
-        careful = costs.slower(self.headroom)
+        careful = costs.slower(self.headroom(now_ms))
         outlook = Outlook(careful, queue[0].modality, self._demand.rate(now_ms), self._demand.budget_ms)
         promises = (_best(series, queue, now_ms, careful, outlook) for series in _series(queue))
         best = max((found for found in promises if found is not None), key=_Promise.rank, default=None)
@@ -81,7 +83,7 @@ class LookaheadPolicy(Policy):
     def observe(self, run: Run, finished_ms: float) -> None:
         """Learn how many of its promises were kept."""
         num_broken = sum(finished_ms > work.deadline_ms for work in run.works)
-        self._headroom.observe(len(run.works) - num_broken, num_broken)
+        self._headroom.observe(len(run.works) - num_broken, num_broken, finished_ms)
 
 
 class Outlook:

@@ -248,9 +248,22 @@ def test_broken_promises_make_it_more_careful_and_kept_ones_less(costs: Costs) -
     learning = LookaheadPolicy()
     late, early = (Run(0, (work(id, 10.0),), 5.0, Limit.NONE) for id in range(2))
     learning.observe(late, finished_ms=10.5)
-    after_late = learning.headroom
+    after_late = learning.headroom(10.5)
     learning.observe(early, finished_ms=9.5)
-    assert 1.15 < learning.headroom < after_late
+    assert 1.15 < learning.headroom(10.5) < after_late
     doomed = learning.decide([work(2, 10.0)], 20.0, costs)
     assert isinstance(doomed, Refuse)
-    assert learning.headroom > after_late
+    assert learning.headroom(20.0) > after_late
+
+
+def test_what_finds_nobody_waiting_is_tried_without_headroom(costs: Costs) -> None:
+    # S takes 4 ms; with three tenths of headroom 5 ms are not enough.
+    careful = LookaheadPolicy(headroom=1.3)
+    careful.admit([], [work(1, 5.0)], 0.0, costs)
+    decision = careful.decide([work(1, 5.0)], 0.0, costs)
+    assert isinstance(decision, Run) and decision.level == 0
+    with pytest.raises(Overloaded):
+        careful.admit([], [work(1, 3.9)], 0.0, costs)
+    with pytest.raises(Overloaded):
+        careful.admit([work(1, 50.0)], [work(2, 5.0)], 0.0, costs)
+    policy().admit([work(1, 50.0)], [work(2, 5.0)], 0.0, costs)
