@@ -162,6 +162,12 @@ def latest_checkpoint(run: Path) -> Path | None:
     return next(reversed(list_checkpoints(run)), None)
 
 
+def latest_step(run: Path) -> int:
+    """The step of that checkpoint; 0 without one."""
+    newest = latest_checkpoint(run)
+    return 0 if newest is None else int(newest.name.removeprefix("step_"))
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state that `save_checkpoint` was given, its tensors on the CPU.
 

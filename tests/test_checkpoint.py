@@ -16,6 +16,7 @@ from elastic.checkpoint import (
     WEIGHTS,
     Manifest,
     latest_checkpoint,
+    latest_step,
     list_checkpoints,
     load_checkpoint,
     load_model,
@@ -189,7 +190,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path):
         save_checkpoint(tmp_path, {"step": step}, step, keep_last=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000009", "step_00000010"]
     newest = latest_checkpoint(tmp_path)
-    assert newest is not None and load_checkpoint(newest)["step"] == 10
+    assert newest is not None and load_checkpoint(newest)["step"] == latest_step(tmp_path) == 10
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
@@ -199,7 +200,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path: Path):
 
 
 def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path):
-    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path) is None and latest_step(tmp_path) == 0
 
 
 def test_an_interrupted_write_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

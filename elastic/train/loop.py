@@ -108,14 +108,16 @@ def _close(window: Window[Batch], state: TrainState, feed: Feed, run_dir: Path) 
 
 
 def _save(state: TrainState, balancer: Balancer | None, run_dir: Path, feed: Feed) -> None:
-    """A checkpoint to continue from, and the model as it is now; collected from all workers, written by one."""
+    """The model as it is now and a checkpoint to continue from; collected from all workers, written by one.
+
+    In this order, so that a run whose checkpoint is that of the last step has its model.
+    """
     saved = {"state": state.state_dict(), "stream_weights": feed.weights}
     if balancer is not None:
         saved["balancer"] = balancer.state_dict()
     average = state.whole_average()
     if rank() != 0:
         return
-    save_checkpoint(run_dir, saved, state.step, state.config.keep_last)
     manifest = Manifest(
         encoder=state.config.model,
         preprocess=preprocess(state.config),
@@ -124,3 +126,4 @@ def _save(state: TrainState, balancer: Balancer | None, run_dir: Path, feed: Fee
     )
     tokenizer = None if state.config.model.text is None else Tokenizer.load(run_dir / TOKENIZER)
     save_model(run_dir, average, manifest, tokenizer)
+    save_checkpoint(run_dir, saved, state.step, state.config.keep_last)

@@ -29,6 +29,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from elastic.checkpoint import latest_step
 from elastic.errors import CheckpointError, ConfigError, ElasticError
 from elastic.train.alarm import Alarm
 from elastic.train.ending import STOP_FILE
@@ -68,7 +69,7 @@ def fit(
     Args:
         job: what to train.
         run_dir: written to; on a cluster, storage that all nodes share.
-        resume: continue the run that is in `run_dir` instead of starting one.
+        resume: continue the run that is in `run_dir` instead of starting one; nothing is done if it is finished.
         address: Ray cluster to use (`auto`, `host:port`).
         origin: how the config came about, for the run's record.
 
@@ -80,6 +81,8 @@ def fit(
     run_dir = run_dir.absolute()
     if resume:
         job.resume(run_dir)
+        if latest_step(run_dir) == job.config.steps:  # workers would start only to find nothing left to do
+            return job.config.steps
     else:
         job.start(run_dir, origin or Origin())
     progress = Progress(job.config.steps, job.granularities)

@@ -124,6 +124,16 @@ def test_a_stop_request_saves_and_returns_and_the_run_can_go_on(drawings_config,
     assert_same_state(tmp_path / "stopped", tmp_path / "straight")
 
 
+def test_the_last_checkpoint_never_comes_without_its_model(drawings_config, tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elastic.train.loop.save_checkpoint", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(drawings_config, checkpoint_every=6), tmp_path / "run")
+    assert load_model(tmp_path / "run")[1].provenance["step"] == 6
+
+
 def test_resuming_a_finished_run_changes_nothing(drawings_config, tmp_path):
     train(drawings_config, tmp_path / "run")
     before = losses(tmp_path / "run")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from benchmarks.serving.processes import tree
-from elastic.checkpoint import latest_checkpoint, load_checkpoint, load_model
+from elastic.checkpoint import latest_checkpoint, latest_step, load_checkpoint, load_model
 from elastic.data.feed import LocalFeed
 from elastic.errors import CheckpointError, ConfigError, DataError
 from elastic.train.command import Train
@@ -61,11 +61,6 @@ def wait_for(condition, seconds: float = 240.0) -> None:
     raise AssertionError("waited in vain")
 
 
-def step_of(run_dir: Path) -> int:
-    newest = latest_checkpoint(run_dir)
-    return 0 if newest is None else int(newest.name.removeprefix("step_"))
-
-
 def train_part(rank: int, config: TrainConfig, run_dir: Path) -> int:
     """What each of two workers runs without Ray."""
     return train(config, run_dir, LocalFeed, rank, WORLD_SIZE)
@@ -91,25 +86,25 @@ def killed(drawings, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "killed"
     command = [sys.executable, "-c", START, *arguments(drawings), "--run-dir", str(run_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: step_of(run_dir) > 0 or process.poll() is not None)
+    wait_for(lambda: latest_step(run_dir) > 0 or process.poll() is not None)
     workers = [below.pid for below in tree(process.pid) if below.role == "RayTrainWorker"]
     process.kill()
     process.wait()
     wait_for(lambda: not any(tree(worker) for worker in workers))
     assert len(workers) == WORLD_SIZE
-    assert 0 < step_of(run_dir) < STEPS
+    assert 0 < latest_step(run_dir) < STEPS
     return run_dir
 
 
 @pytest.fixture(scope="module")
 def stopped(config, killed, local_ray):
     """The killed run, resumed and then sent SIGTERM; gives the step it saved at."""
-    begun_at = step_of(killed)
+    begun_at = latest_step(killed)
 
     has_returned = threading.Event()
 
     def terminate() -> None:
-        wait_for(lambda: step_of(killed) > begun_at or has_returned.is_set())
+        wait_for(lambda: latest_step(killed) > begun_at or has_returned.is_set())
         if not has_returned.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -148,6 +143,13 @@ def test_a_killed_and_stopped_run_has_the_losses_of_one_that_was_neither(straigh
     assert losses(resumed) == losses(straight)
 
 
+def test_a_finished_run_is_not_begun_again(config, straight, monkeypatch):
+    monkeypatch.setattr("elastic.train.trainer._connected", None)  # no Ray
+    before = sorted((path, path.stat().st_mtime_ns) for path in straight.rglob("*"))
+    assert fit(EncoderJob(config), straight, resume=True) == STEPS
+    assert sorted((path, path.stat().st_mtime_ns) for path in straight.rglob("*")) == before
+
+
 def test_a_finished_run_holds_the_model(resumed):
     encoder, manifest, tokenizer = load_model(resumed)
     assert manifest.provenance["step"] == STEPS
@@ -170,7 +172,7 @@ def test_sharded_workers_end_what_whole_ones_began(config, straight, two_workers
     run_dir = tmp_path / "run"
     shutil.copytree(straight, run_dir)
     shutil.rmtree(latest_checkpoint(run_dir))
-    assert step_of(run_dir) == STEPS - config.checkpoint_every
+    assert latest_step(run_dir) == STEPS - config.checkpoint_every
     assert two_workers.run(train_part, replace(config, parallel="fsdp"), run_dir) == [STEPS] * WORLD_SIZE
     for found, expected in zip(losses(run_dir), losses(straight), strict=True):
         assert found == pytest.approx(expected, rel=1e-3)

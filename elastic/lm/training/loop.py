@@ -88,9 +88,8 @@ def _validate(state: MatlmState, text: PreparedText) -> dict[str, float]:
 
 
 def _save(state: MatlmState, text: PreparedText, run_dir: Path) -> None:
-    """A checkpoint to continue from, and the model as it is now."""
+    """The model as it is now and then a checkpoint to continue from: that of the last step says that all is done."""
     config = state.config
-    save_checkpoint(run_dir, state.state_dict(), state.step, config.keep_last)
     decay = config.optim.ema_decay
     made: dict[str, Any] = {
         "step": state.step,
@@ -101,3 +100,4 @@ def _save(state: MatlmState, text: PreparedText, run_dir: Path) -> None:
         decoder=config.decoder, eos_token_ids=(text.end_of_text,), provenance=provenance(run_dir) | made
     )
     save_matlm(run_dir, state.average, manifest, text.tokenizer)
+    save_checkpoint(run_dir, state.state_dict(), state.step, config.keep_last)

@@ -38,6 +38,16 @@ def test_a_run_leaves_records_checkpoints_and_a_model(config, text, train, losse
     assert all(torch.equal(value, trained[name]) for name, value in decoder.state_dict().items())
 
 
+def test_the_last_checkpoint_never_comes_without_its_model(config, text, train, tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("elastic.lm.training.loop.save_checkpoint", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(config, checkpoint_every=6), text, tmp_path / "run")
+    assert load_matlm(tmp_path / "run")[1].provenance["step"] == 6
+
+
 def test_it_learns(config, text, train, losses, tmp_path):
     train(replace(config, steps=60, checkpoint_every=60, log_every=20, validate_every=20), text, tmp_path / "run")
     first, *_, last = losses(tmp_path / "run")
