@@ -11,7 +11,7 @@ head of the queue alone; early refusal from Clockwork (OSDI 2020).
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elastic.errors import Overloaded
 from elastic.profile.tables import Modality
@@ -74,11 +74,11 @@ class LookaheadPolicy(Policy):
         if best is not None:
             works = best.works
             predicted_ms = costs.ms(works[0].modality, best.level, len(works))
-            return Run(best.level, works, predicted_ms, _limit(best, now_ms, careful))
+            return Run(best.level, works, predicted_ms, _limit(works, best.level, now_ms, careful))
         # The plan's own beginning keeps every promise that can still be kept.
         first = floor_plan(queue, now_ms, costs).first
         assert first is not None, "decide needs a queue"
-        return first
+        return replace(first, limit=_limit(first.works, first.level, now_ms, careful))
 
     def observe(self, run: Run, finished_ms: float) -> None:
         """Learn how many of its promises were kept."""
@@ -190,12 +190,12 @@ def _promises(works: tuple[Work, ...], rest: Sequence[Work], now_ms: float, outl
             yield _Promise(total / (size + later), level, took_ms, works)
 
 
-def _limit(promise: _Promise, now_ms: float, costs: Costs) -> Limit:
+def _limit(works: Sequence[Work], level: int, now_ms: float, costs: Costs) -> Limit:
     """What stands in the way of the next level."""
-    head, above = promise.works[0], promise.level + 1
+    head, above = works[0], level + 1
     if above == len(costs.levels(head.modality)):
         return Limit.NONE
-    done_ms = now_ms + costs.ms(head.modality, above, len(promise.works))
+    done_ms = now_ms + costs.ms(head.modality, above, len(works))
     return Limit.DEADLINE if done_ms > head.deadline_ms else Limit.BACKLOG
 
 

@@ -261,7 +261,7 @@ def test_what_finds_nobody_waiting_is_tried_without_headroom(costs: Costs) -> No
     careful = LookaheadPolicy(headroom=1.3)
     careful.admit([], [work(1, 5.0)], 0.0, costs)
     decision = careful.decide([work(1, 5.0)], 0.0, costs)
-    assert isinstance(decision, Run) and decision.level == 0
+    assert isinstance(decision, Run) and (decision.level, decision.limit) == (0, Limit.DEADLINE)
     with pytest.raises(Overloaded):
         careful.admit([], [work(1, 3.9)], 0.0, costs)
     with pytest.raises(Overloaded):
