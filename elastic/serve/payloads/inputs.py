@@ -27,10 +27,6 @@ PACE_SHARE = 0.1
 SMALL_BYTES, SMALL_PIXELS, SMALL_CHARS = 16 * 2**10, 128 * 128, 256
 """A single image or text within these takes a few tenths of a millisecond."""
 
-PART = 8
-"""How many contents of a request a thread takes at most before it turns to another's: the way there and back costs as
-much as a small image."""
-
 Content = bytes | str | ImageUrl
 """An encoded image, a text, or where to read an image."""
 
@@ -76,14 +72,13 @@ class Preparation:
         """
         if len(contents) == 1 and _is_short(contents[0]):
             with suppress(TooManyPixels):
-                return [self.prepare_one(contents[0], _field(0), min(SMALL_PIXELS, self._max_pixels))]
-        size = self._part_size(contents)
+                return [self.prepare_one(contents[0], "inputs[0]", min(SMALL_PIXELS, self._max_pixels))]
         calls = [
-            asyncio.ensure_future(self._prepare(contents[first : first + size], first, limit_s))
-            for first in range(0, len(contents), size)
+            asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
+            for index, content in enumerate(contents)
         ]
         try:
-            return [item for part in await asyncio.gather(*calls) for item in part]
+            return list(await asyncio.gather(*calls))
         finally:
             # One that fails ends the request, so nothing more needs to be fetched.
             for call in calls:
@@ -96,38 +91,23 @@ class Preparation:
             return 0.0
         return (self._num_in_threads + num_contents) * self._mean_ms / self._num_threads
 
-    def _part_size(self, contents: Sequence[Content]) -> int:
-        """How many contents go to a thread together: those of a URL alone, because each comes in its own time."""
-        if any(isinstance(content, ImageUrl) for content in contents):
-            return 1
-        return min(PART, math.ceil(len(contents) / self._num_threads))
-
-    async def _prepare(self, contents: Sequence[Content], first: int, limit_s: float) -> list[object]:
-        """The model inputs of neighbours in a request, of which the first has this number."""
-        read = [await self._read(content, _field(first + index), limit_s) for index, content in enumerate(contents)]
-        self._num_in_threads += len(read)
+    async def _prepare(self, content: Content, field: str, limit_s: float) -> object:
+        if isinstance(content, ImageUrl):
+            if self._fetcher is None:
+                raise InvalidRequest(f"{field}.image_url", "this server reads no URLs; send the image itself")
+            content = await self._fetcher.fetch(content, f"{field}.image_url", limit_s)
+        self._num_in_threads += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare_all, read, first)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._timed, content, field)
         finally:
-            self._num_in_threads -= len(read)
+            self._num_in_threads -= 1
 
-    async def _read(self, content: Content, field: str, limit_s: float) -> bytes | str:
-        if not isinstance(content, ImageUrl):
-            return content
-        if self._fetcher is None:
-            raise InvalidRequest(f"{field}.image_url", "this server reads no URLs; send the image itself")
-        return await self._fetcher.fetch(content, f"{field}.image_url", limit_s)
-
-    def _prepare_all(self, contents: Sequence[bytes | str], first: int) -> list[object]:
-        """In one thread, keeping its pace."""
-        prepared = []
-        for number, content in enumerate(contents, start=first):
-            began_s = time.perf_counter()
-            try:
-                prepared.append(self.prepare_one(content, _field(number)))
-            finally:
-                self._mean_ms += PACE_SHARE * (1000 * (time.perf_counter() - began_s) - self._mean_ms)
-        return prepared
+    def _timed(self, content: bytes | str, field: str) -> object:
+        began_s = time.perf_counter()
+        try:
+            return self.prepare_one(content, field)
+        finally:
+            self._mean_ms += PACE_SHARE * (1000 * (time.perf_counter() - began_s) - self._mean_ms)
 
     def prepare_one(self, content: Content, field: str, small_pixels: int | None = None) -> object:
         """The model input of one content; errors name `field`.
@@ -164,10 +144,6 @@ class Preparation:
         assert self._tokenizer is not None, "texts are refused before preparation when there is no text tower"
         tokens, mask = self._tokenizer.encode([text], self._max_tokens)
         return torch.as_tensor(tokens[0]), torch.as_tensor(mask[0])
-
-
-def _field(number: int) -> str:
-    return f"inputs[{number}]"
 
 
 def _is_short(content: Content) -> bool:

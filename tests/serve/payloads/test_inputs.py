@@ -3,8 +3,6 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -111,29 +109,6 @@ def test_contents_keep_their_order(preparation: Preparation, png: bytes) -> None
     first, second, third = prepare(preparation, "a cat", png, "a red house")
     assert isinstance(second, np.ndarray)
     assert isinstance(first, tuple) and isinstance(third, tuple)
-
-
-def test_many_contents_go_to_the_threads_in_parts_and_keep_their_order_and_names(
-    preparation: Preparation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[int] = []
-    submit = preparation._threads.submit
-
-    def count(call: Callable[..., object], contents: Sequence[object], first: int) -> Future[object]:
-        sent.append(len(contents))
-        return submit(call, contents, first)
-
-    monkeypatch.setattr(preparation._threads, "submit", count)
-    images = [noise(8 + number) for number in range(20)]
-    alone = [prepare(preparation, image)[0] for image in images]
-    together = prepare(preparation, *images)
-    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))  # type: ignore[arg-type]
-    assert sent == [8, 8, 4]
-    with pytest.raises(InvalidRequest, match=r"inputs\[13\]\.image"):
-        prepare(preparation, *images[:13], b"nonsense", *images[14:])
-    sent.clear()
-    prepare(preparation, *images[:3])
-    assert sent == [2, 1]  # no thread idles while another has more
 
 
 @pytest.mark.parametrize(
