@@ -3,7 +3,7 @@
 It keeps a promise: once admitted, a request is met as long as predictions hold, because nothing is admitted or started
 that would make the *floor plan* late: the schedule that serves everything at its fastest allowed submodel. The slack
 that it leaves is spent on accuracy, as far as the present rate of arrivals can sustain. Where nobody else waits, what
-would just be in time is tried without a promise.
+would just be in time is tried without headroom.
 
 Sources: earliest deadline first and "slack buys accuracy" from SuperServe's SlackFit (NSDI 2025), which looks at the
 head of the queue alone; early refusal from Clockwork (OSDI 2020).
