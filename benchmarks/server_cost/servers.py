@@ -94,14 +94,16 @@ def _replica_port(port: int) -> int:
     """Where HAProxy sends what comes in at `port`, from its configuration."""
     give_up_s = time.monotonic() + ROUTED_S
     while True:
+        # Ray writes it anew while the server starts: ours may be empty for a moment, and know no replica at first,
+        # while all calls take the way through Serve's own proxy.
         texts = [path.read_text() for path in Path(tempfile.gettempdir()).glob("elastic-*/**/haproxy.cfg")]
-        (ours,) = [text for text in texts if re.search(rf"bind \S+:{port}\b", text)]
-        spoken_to = {int(found) for found in re.findall(r"server \S+ \S+:(\d+) proto h2 ", ours)}
-        replicas = [found for found in spoken_to if found >= WINDOWS.start]  # the other is Serve's own proxy
+        ours = [text for text in texts if re.search(rf"bind \S+:{port}\b", text)]
+        spoken_to = {int(port) for text in ours for port in re.findall(r"server \S+ \S+:(\d+) proto h2 ", text)}
+        replicas = [found for found in spoken_to if found >= WINDOWS.start]  # the other is that proxy
         if replicas:
             return replicas[0]
         assert time.monotonic() < give_up_s, f"HAProxy knows no replica: {ours}"
-        time.sleep(0.1)  # at first all calls take the way through that proxy
+        time.sleep(0.1)
 
 
 def _module(python: str, name: str, run: Path, port: int, model: Model) -> list[str]:

@@ -54,7 +54,7 @@ FAREWELL_S = 1.0
 Without it the last answer may still be on its way through HAProxy, and a caller between two calls would find a
 connection that is reset, which leaves open whether its call was accepted.
 """
-SERVICER_MODULE = "elastic.serve.api.decoding"
+SERVICER_MODULE = "elastic.serve.api.services"
 HAPROXY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 """Names the program that Ray starts as HAProxy."""
 OBJECT_STORE_BYTES = 128 * 2**20

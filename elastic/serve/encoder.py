@@ -1,7 +1,8 @@
 """The Ray Serve deployment: one replica is one model thread, and is itself the ingress of gRPC and HTTP.
 
-Serve routes a call to the method of the same name, whatever its service, so the methods of `EmbeddingService` and of
-`grpc.health.v1.Health` are all its own and are given bytes (`api/decoding.py`). Everything of substance is in `api`.
+A gRPC call reaches the method of its name, whatever its service, so the methods of `EmbeddingService` and of
+`grpc.health.v1.Health` are all its own. They are given bytes (`api/decoding.py`), either by gRPC itself or, for a call
+that waited for a replica, by Serve (`api/services.py`). Everything of substance is in `api`.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from elastic.serve.api.grpc import answer, answer_stream
 from elastic.serve.api.health import Health
 from elastic.serve.api.http import http_app
 from elastic.serve.api.service import EmbeddingService
+from elastic.serve.api.services import answer_here
 from elastic.serve.config import ServeConfig
 from elastic.serve.lifecycle import ReplicaLifecycle, settle_process
 from elastic.serve.observer import Observer
@@ -57,6 +59,7 @@ class EncoderReplica(ReplicaLifecycle[EmbeddingService]):
             lambda other: Served.load(replace(config, run=other.run), self._service.observer),
         )
         self._max_message_bytes = config.max_message_bytes
+        answer_here(self)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""

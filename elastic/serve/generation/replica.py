@@ -15,6 +15,7 @@ from elastic.serve.access.usage import USAGE
 from elastic.serve.api.decoding import parse
 from elastic.serve.api.grpc import answer, answer_stream
 from elastic.serve.api.health import GENERATION_SERVICE, Health
+from elastic.serve.api.services import answer_here
 from elastic.serve.config import ServeConfig
 from elastic.serve.generation.http import http_app
 from elastic.serve.generation.instruments import generation_log, generation_metrics
@@ -47,6 +48,7 @@ class DecoderReplica(ReplicaLifecycle[GenerationService]):
             lambda other: ServedDecoder.load(replace(config, run=other.run), self._service.observer),
         )
         self._max_message_bytes = config.max_message_bytes
+        answer_here(self)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""

@@ -7,7 +7,7 @@ import asyncio
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from elastic.client import AsyncClient, Client, Generated
 from elastic.errors import DeadlineExceeded, InvalidRequest, Overloaded, SloInfeasible, Unauthenticated
 from elastic.lm.checkpoint import load_matlm
-from elastic.lm.generate import GenerationConfig, Generator
+from elastic.lm.generate import GenerationConfig
+from elastic.lm.generate import Generator as TextGenerator
 from elastic.serve.access.keys import create_key, editing
 from elastic.serve.rollout.control import call, socket_path
 from elastic.serve.telemetry.snapshot import Interval, Snapshot
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.serve, pytest.mark.slow]
 PROMPT = "the cat"
 LONG = 2_000
 MAX_SEQUENCES = 2
+
+TextStream = Generator[Generated, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def own(run: Path, count: int) -> tuple[str, list[int]]:
     """What the model generates without a server, greedily."""
     decoder, _, tokenizer = load_matlm(run)
     prompt = tokenizer.encode(PROMPT).ids
-    steps = Generator(decoder).generate([prompt], GenerationConfig(max_new_tokens=count))
+    steps = TextGenerator(decoder).generate([prompt], GenerationConfig(max_new_tokens=count))
     tokens = [token for step in steps for token in step.tokens[0]]
     return tokenizer.decode(tokens), tokens
 
@@ -89,21 +92,37 @@ def snapshot(running: Running) -> Snapshot:
         return Snapshot.parse(page.read().decode(), time.time())
 
 
-def wait_for_places(client: Client) -> None:
-    """Until all places are free: one call after another takes them all at once."""
+def take_all_places(client: Client) -> list[TextStream]:
+    """As many calls under way as the server has places; until then, one after another is refused."""
     deadline_s = time.monotonic() + 20
     while True:
         streams = [client.generate(PROMPT, max_new_tokens=LONG) for _ in range(MAX_SEQUENCES)]
         try:
             for stream in streams:
                 next(stream)
+            return streams
+        except Overloaded:
+            assert time.monotonic() < deadline_s
+            close(streams)
+            time.sleep(0.05)
+
+
+def close(streams: list[TextStream]) -> None:
+    """Give up calls; the server hears of it a little later."""
+    for stream in streams:
+        stream.close()
+
+
+def wait_for_a_place(client: Client) -> None:
+    """Until a call is answered to its end, whose place then is free."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            list(client.generate(PROMPT, max_new_tokens=1))
             return
         except Overloaded:
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
-        finally:
-            for stream in streams:
-                stream.close()
 
 
 def test_a_stream_is_token_for_token_what_the_model_generates(running: Running, client: Client) -> None:
@@ -133,25 +152,22 @@ def test_two_streams_at_once_are_what_they_are_alone(running: Running) -> None:
 
 
 def test_a_cancelled_call_frees_its_place(client: Client) -> None:
-    wait_for_places(client)
-    streams = [client.generate(PROMPT, max_new_tokens=LONG) for _ in range(MAX_SEQUENCES)]
-    for stream in streams:
-        next(stream)
+    streams = take_all_places(client)
     with pytest.raises(Overloaded, match="hold all places") as refused:
         next(client.generate(PROMPT))
     assert refused.value.retry_after_ms > 0
-    for stream in streams:
-        stream.close()
-    wait_for_places(client)
+    close(streams)
+    close(take_all_places(client))
+    wait_for_a_place(client)
 
 
 def test_a_closed_http_stream_frees_its_place_too(completions: openai.OpenAI, client: Client) -> None:
-    wait_for_places(client)
     for _ in range(MAX_SEQUENCES):
         stream = completions.completions.create(model="any", prompt=PROMPT, max_tokens=LONG, stream=True)
         next(iter(stream))
         stream.close()
-    wait_for_places(client)
+    close(take_all_places(client))
+    wait_for_a_place(client)
 
 
 def test_a_deadline_ends_a_text_with_what_came_before_it(client: Client) -> None:
