@@ -22,6 +22,7 @@ h of d signs is about cos(pi * h / d).
 Needs numpy alone, so that clients share it with the server.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -79,7 +80,9 @@ def parse_dtype(text: str) -> Dtype:
 def cut(embedding: np.ndarray, embed_dim: int) -> np.ndarray:
     """The first `embed_dim` coordinates as float32, L2-normalised again."""
     head = np.asarray(embedding[:embed_dim], np.float32)
-    return head / max(float(np.linalg.norm(head)), 1e-12)
+    # `np.linalg.norm` is a dot product, for which numpy gives the interpreter's lock away however short the vector is,
+    # and a busy server's event loop then waits to get it back.
+    return head / max(math.sqrt((head * head).sum()), 1e-12)
 
 
 def quantise(values: np.ndarray, dtype: Dtype) -> tuple[np.ndarray, float]:

@@ -229,7 +229,8 @@ async def full_calls(model: Model, ask: load.Ask) -> dict[str, float]:
 
 def explained(sent: load.Sent) -> dict[str, list[float]]:
     """The timings that the replies of `elastic serve` carry; nothing of other servers."""
-    replies = [reply for reply in sent.answers if isinstance(reply, pb.EmbedReply) and reply.model_version]
+    messages = [answer.message for answer in sent.answers]
+    replies = [message for message in messages if isinstance(message, pb.EmbedReply) and message.model_version]
     whys = [reply.embeddings[0].explanation for reply in replies]
     if not whys:
         return {}

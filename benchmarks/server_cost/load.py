@@ -1,7 +1,8 @@
 """The one load client: a number of requests through a number of callers that each wait for their answer.
 
 It runs in the benchmark's own process, on one event loop, and so takes a share of the same cores; its CPU time is
-measured like a server's. Requests are built before the clock starts, and answers are turned into arrays.
+measured like a server's. Requests are built before the clock starts, answers are taken apart while it runs, and what
+they hold is checked when it has stopped.
 """
 
 import asyncio
@@ -25,10 +26,22 @@ from elastic._pb.elastic.v1.embedding_pb2_grpc import EmbeddingServiceStub
 
 GENEROUS_SLO_MS = 120_000.0
 
-Ask = Callable[[], Awaitable[object]]
-"""Sends the next request and returns its answer."""
-
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of one request."""
+
+    message: object = None
+    """As it came, where it holds more than the embeddings."""
+    embeddings: Sequence[bytes] = ()
+    num_images: int = 0
+    """That were sent."""
+
+
+Ask = Callable[[], Awaitable[Answer]]
+"""Sends the next request and returns its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,7 @@ class Sent:
 
     elapsed_s: float
     latencies_ms: list[float]
-    answers: list[object]
+    answers: list[Answer]
 
     @property
     def per_s(self) -> float:
@@ -49,7 +62,7 @@ async def closed_loop(ask: Ask, num_requests: int, concurrency: int) -> Sent:
     """Send `num_requests`, `concurrency` of them at a time."""
     turns = iter(range(num_requests))
     latencies_ms: list[float] = []
-    answers: list[object] = []
+    answers: list[Answer] = []
 
     async def caller() -> None:
         for _ in turns:
@@ -59,7 +72,10 @@ async def closed_loop(ask: Ask, num_requests: int, concurrency: int) -> Sent:
 
     begin = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(concurrency)))
-    return Sent(time.perf_counter() - begin, latencies_ms, answers)
+    elapsed_s = time.perf_counter() - begin
+    for answer in answers:
+        check(answer)
+    return Sent(elapsed_s, latencies_ms, answers)
 
 
 @asynccontextmanager
@@ -72,10 +88,9 @@ async def grpc_embed(port: int, images: Sequence[bytes], size: int = 1) -> Async
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         embed = EmbeddingServiceStub(channel).Embed
 
-        async def ask() -> pb.EmbedReply:
+        async def ask() -> Answer:
             reply: pb.EmbedReply = await embed(next(requests))
-            check([embedding.values_f32 for embedding in reply.embeddings], size)
-            return reply
+            return Answer(reply, [embedding.values_f32 for embedding in reply.embeddings], size)
 
         yield ask
 
@@ -90,8 +105,8 @@ async def grpc_nothing(port: int) -> AsyncIterator[Ask]:
             response_deserializer=HealthCheckResponse.FromString,
         )
 
-        async def ask() -> HealthCheckResponse:
-            return await check_health(HealthCheckRequest())
+        async def ask() -> Answer:
+            return Answer(await check_health(HealthCheckRequest()))
 
         yield ask
 
@@ -116,18 +131,18 @@ async def infinity_embed(port: int, images: Sequence[bytes], size: int = 1) -> A
 
 
 @asynccontextmanager
-async def _posting(url: str, bodies: Sequence[bytes], size: int = 1) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+async def _posting(url: str, bodies: Sequence[bytes], size: int = 1) -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
     turns = itertools.cycle(bodies)
     headers = {"content-type": "application/json"}
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
-        async def post(read: Callable[[dict], list[str]]) -> object:
+        async def post(read: Callable[[dict], list[str]]) -> Answer:
             async with session.post(url, data=next(turns), headers=headers) as response:
                 response.raise_for_status()
-                check([base64.b64decode(encoded) for encoded in read(await response.json())], size)
-                return None
+                encoded = read(await response.json())
+                return Answer(embeddings=[base64.b64decode(text) for text in encoded], num_images=size)
 
         yield post
 
@@ -137,8 +152,10 @@ def calls_of(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [[items[(begin + offset) % len(items)] for offset in range(size)] for begin in range(len(items))]
 
 
-def check(answers: Sequence[bytes], size: int) -> None:
-    """Every answer is a normalised embedding for each image: a server that answers otherwise is not compared."""
-    embeddings = np.stack([np.frombuffer(answer, "<f4") for answer in answers])
-    assert embeddings.shape[0] == size and embeddings.shape[1] > 1, embeddings.shape
+def check(answer: Answer) -> None:
+    """It has a normalised embedding for each image: a server that answers otherwise is not compared."""
+    if not answer.num_images:
+        return
+    embeddings = np.stack([np.frombuffer(embedding, "<f4") for embedding in answer.embeddings])
+    assert embeddings.shape[0] == answer.num_images and embeddings.shape[1] > 1, embeddings.shape
     assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3), "not normalised"

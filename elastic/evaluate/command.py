@@ -20,10 +20,10 @@ from elastic.evaluate.report import REPORT, write_report
 from elastic.evaluate.result import BASELINE_LABELS, BASELINES, Evaluation, save_baselines
 from elastic.evaluate.run import EvaluateConfig, OnProgress, evaluate
 from elastic.lm import report as text_report
-from elastic.lm.evaluation import SCORES, LmEvaluation, evaluate_matlm, held_out_text
+from elastic.lm.evaluation import LmEvaluation, evaluate_matlm, held_out_text
 from elastic.model.storage import run_kind
 from elastic.profile.device import check_device
-from elastic.profile.store import QUALITY, inside_package, record_table
+from elastic.profile.store import QUALITY, SCORES, inside_package, record_table
 from elastic.profile.tables import ALL, MEAN
 
 PLOTS = "plots"

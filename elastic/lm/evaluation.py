@@ -24,8 +24,6 @@ from elastic.profile.provenance import Provenance, collect
 from elastic.submodel import Submodel
 from elastic.train.record import read_record
 
-SCORES = "scores.json"
-
 OnProgress = Callable[[int, int], None]
 """(batches done, in all)."""
 

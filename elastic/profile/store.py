@@ -14,6 +14,8 @@ from elastic.profile.provenance import Device
 from elastic.profile.tables import LatencyTable, QualityTable
 
 LATENCY, QUALITY = "latency.parquet", "quality.parquet"
+SCORES = "scores.json"
+"""What `elastic evaluate` writes of a language model, where an encoder has its quality table."""
 
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.server_cost.load import calls_of, check, closed_loop
+from benchmarks.server_cost.load import Answer, calls_of, check, closed_loop
 from benchmarks.server_cost.report import GOAL_P50_MS, compared, summarise, taken_apart
 from benchmarks.server_cost.workload import BUNDLED, TOP_QUALITY, Workload, draw_images, write_run
 from elastic.serve.config import ServeConfig
@@ -45,13 +45,13 @@ def test_the_common_call_embeds_what_is_drawn(run: Path):
 def test_a_closed_loop_sends_every_request_once_with_no_more_under_way_than_callers():
     under_way, most, sent = 0, 0, 0
 
-    async def ask() -> int:
+    async def ask() -> Answer:
         nonlocal under_way, most, sent
         under_way, sent = under_way + 1, sent + 1
         most = max(most, under_way)
         await asyncio.sleep(0)
         under_way -= 1
-        return sent
+        return Answer()
 
     found = asyncio.run(closed_loop(ask, 20, 4))
     assert (sent, len(found.answers), len(found.latencies_ms), most) == (20, 20, 20, 4)
@@ -62,12 +62,17 @@ def test_calls_of_several_images_hold_all_of_them_equally_often():
     assert calls_of([1, 2], 3) == [[1, 2, 1], [2, 1, 2]]
 
 
-def test_an_answer_is_checked_for_every_image():
-    unit = np.array([0.6, 0.8], "<f4").tobytes()
-    check([unit, unit], 2)
-    for wrong in ([unit], [unit, np.array([0.6, 0.9], "<f4").tobytes()]):
-        with pytest.raises(AssertionError):
-            check(wrong, 2)
+@pytest.mark.parametrize("wrong", [[[0.6, 0.8]], [[0.6, 0.8], [0.6, 0.9]], []])
+def test_an_answer_is_checked_for_every_image(wrong: list[list[float]]) -> None:
+    def answer(embeddings: list[list[float]]) -> Answer:
+        return Answer(None, [np.array(embedding, "<f4").tobytes() for embedding in embeddings], 2)
+
+    async def ask() -> Answer:
+        return answer(wrong)
+
+    check(answer([[0.6, 0.8], [1.0, 0.0]]))
+    with pytest.raises((AssertionError, ValueError)):
+        asyncio.run(closed_loop(ask, 1, 1))
 
 
 def a_round(bare_ms: float, served_ms: float) -> dict[str, dict[str, Any]]:

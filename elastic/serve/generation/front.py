@@ -9,8 +9,8 @@ from statistics import median
 from elastic.errors import CheckpointError
 from elastic.lm.drafts import DraftConfig
 from elastic.lm.generate import GenerationConfig, Generator
+from elastic.profile.store import SCORES
 from elastic.serve.generation.choice import Option
-from elastic.serve.rollout.release import SCORES
 from elastic.submodel import Submodel
 
 NUM_STEPS = 24

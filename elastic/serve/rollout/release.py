@@ -15,11 +15,9 @@ from pathlib import Path
 from elastic.errors import CheckpointError
 from elastic.model.hub import TOKENIZER
 from elastic.model.storage import MANIFEST, WEIGHTS, run_kind
-from elastic.profile.store import LATENCY, QUALITY, latency_path
+from elastic.profile.store import LATENCY, QUALITY, SCORES, latency_path
 
 PUBLISHED = "published.json"
-SCORES = "scores.json"
-"""What `elastic evaluate` writes into the run of a language model."""
 
 
 @dataclass(frozen=True, slots=True)
