@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,10 @@ from pathlib import Path
 from benchmarks.server_cost.peers.infinity_folder import infinity_folder
 from benchmarks.server_cost.workload import Model
 from benchmarks.serving.processes import cpu_s
-from elastic.serve.ingress.ports import WINDOWS
+from elastic.serve.ingress.ports import WINDOWS, free_port
 
 ROOT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
 READY_TIMEOUT_S, ROUTED_S = 180.0, 10.0
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -42,9 +42,9 @@ class Server:
 @contextmanager
 def elastic_serve(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
     """`elastic serve`, with Ray and HAProxy below it."""
-    port = free_port()
-    command = [sys.executable, "-m", "elastic", "serve", str(run), "--port", str(port), "--profile", "never"]
-    command += ["--max-batch-size", str(model.max_batch_size)]
+    port, http_port = free_port(HOST), free_port(HOST)
+    command = [sys.executable, "-m", "elastic", "serve", str(run), "--port", str(port), "--http-port", str(http_port)]
+    command += ["--profile", "never", "--max-batch-size", str(model.max_batch_size)]
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     with _running("elastic", command, environment, scratch, _printed("ready at")) as pid:
         yield Server(port, pid, _replica_port(port))
@@ -53,7 +53,7 @@ def elastic_serve(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
 @contextmanager
 def bare_grpc(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
     """The 60 lines of `peers/bare_grpc.py`."""
-    port = free_port()
+    port = free_port(HOST)
     command = _module(sys.executable, "bare_grpc", run, port, model)
     with _running("bare_grpc", command, {}, scratch, _printed("ready")) as pid:
         yield Server(port, pid)
@@ -62,7 +62,7 @@ def bare_grpc(model: Model, run: Path, scratch: Path) -> Iterator[Server]:
 @contextmanager
 def litserve(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Server]:
     """LitServe out of the peers' environment."""
-    port = free_port()
+    port = free_port(HOST)
     command = _module(str(venv / "bin" / "python"), "lit", run, port, model)
     with _running("litserve", command, {}, scratch, _answers(port)) as pid:
         yield Server(port, pid)
@@ -71,7 +71,7 @@ def litserve(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Ser
 @contextmanager
 def infinity(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Server]:
     """infinity_emb out of the peers' environment, serving a folder that `infinity_folder` wrote."""
-    port = free_port()
+    port = free_port(HOST)
     folder = infinity_folder(run, scratch / "infinity")
     command = [str(venv / "bin" / "infinity_emb"), "v2", "--model-id", str(folder), "--served-model-name", "elastic"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--engine", "torch"]
@@ -81,13 +81,6 @@ def infinity(model: Model, run: Path, scratch: Path, venv: Path) -> Iterator[Ser
     environment |= {"HF_HOME": str(scratch / "huggingface")}
     with _running("infinity", command, environment, scratch, _answers(port)) as pid:
         yield Server(port, pid)
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _replica_port(port: int) -> int:
