@@ -6,18 +6,17 @@ that waited for a replica, by Serve (`api/services.py`). Everything of substance
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 from ray import serve
-from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.serve.access.usage import USAGE
 from elastic.serve.api.decoding import parse, parse_stream
-from elastic.serve.api.grpc import answer, answer_stream
+from elastic.serve.api.grpc import Context, answer, answer_stream
 from elastic.serve.api.health import Health
 from elastic.serve.api.http import http_app
 from elastic.serve.api.service import EmbeddingService
@@ -65,7 +64,7 @@ class EncoderReplica(ReplicaLifecycle[EmbeddingService]):
         """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""
         return http_app(self._service, self._health, self._max_message_bytes)
 
-    async def Embed(self, request: bytes, grpc_context: RayServegRPCContext) -> pb.EmbedReply:
+    async def Embed(self, request: bytes, grpc_context: Context) -> pb.EmbedReply:
         """`elastic.v1.EmbeddingService/Embed`."""
 
         async def embed() -> pb.EmbedReply:
@@ -75,14 +74,14 @@ class EncoderReplica(ReplicaLifecycle[EmbeddingService]):
         return await answer(grpc_context, pb.EmbedReply, embed())
 
     async def EmbedStream(
-        self, requests: gRPCInputStream, grpc_context: RayServegRPCContext
+        self, requests: AsyncIterable[bytes], grpc_context: Context
     ) -> AsyncIterator[pb.EmbedStreamReply]:
         """`elastic.v1.EmbeddingService/EmbedStream`."""
         messages = parse_stream(pb.EmbedStreamRequest, requests)
         async for reply in answer_stream(grpc_context, self._service.embed_stream(messages, grpc_context)):
             yield reply
 
-    async def Info(self, request: bytes, grpc_context: RayServegRPCContext) -> pb.InfoReply:
+    async def Info(self, request: bytes, grpc_context: Context) -> pb.InfoReply:
         """`elastic.v1.EmbeddingService/Info`."""
 
         async def info() -> pb.InfoReply:

@@ -19,7 +19,7 @@ from elastic.serve.access.usage import Usage
 
 @runtime_checkable
 class Caller(Protocol):
-    """What is known of whoever calls (Ray Serve's `RayServegRPCContext`)."""
+    """What is known of whoever calls (gRPC's `ServicerContext`, or Ray Serve's in its place)."""
 
     def invocation_metadata(self) -> Iterable[tuple[str, str]]:
         """What the client sent along."""

@@ -65,7 +65,7 @@ Reply = TypeVar("Reply", bound=Message)
 
 @runtime_checkable
 class Context(Caller, Protocol):
-    """What a servicer may do to a call (Ray Serve's `RayServegRPCContext`)."""
+    """What a servicer may do to a call (gRPC's `ServicerContext`, or Ray Serve's in its place)."""
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """End the call with this status."""

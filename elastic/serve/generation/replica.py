@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ray import serve
-from ray.serve.grpc_util import RayServegRPCContext
 from starlette.applications import Starlette
 
 from elastic._pb.elastic.v1 import generation_pb2 as pb
 from elastic.serve.access.usage import USAGE
 from elastic.serve.api.decoding import parse
-from elastic.serve.api.grpc import answer, answer_stream
+from elastic.serve.api.grpc import Context, answer, answer_stream
 from elastic.serve.api.health import GENERATION_SERVICE, Health
 from elastic.serve.api.services import answer_here
 from elastic.serve.config import ServeConfig
@@ -54,7 +53,7 @@ class DecoderReplica(ReplicaLifecycle[GenerationService]):
         """What answers HTTP; Serve asks for it once the constructor has run (`serve.ingress()` without an app)."""
         return http_app(self._service, self._health, self._max_message_bytes)
 
-    async def Generate(self, request: bytes, grpc_context: RayServegRPCContext) -> AsyncIterator[pb.GenerateReply]:
+    async def Generate(self, request: bytes, grpc_context: Context) -> AsyncIterator[pb.GenerateReply]:
         """`elastic.v1.GenerationService/Generate`."""
 
         async def generate() -> AsyncIterator[pb.GenerateReply]:
@@ -66,7 +65,7 @@ class DecoderReplica(ReplicaLifecycle[GenerationService]):
         async for reply in answer_stream(grpc_context, generate()):
             yield reply
 
-    async def Info(self, request: bytes, grpc_context: RayServegRPCContext) -> pb.GenerationInfoReply:
+    async def Info(self, request: bytes, grpc_context: Context) -> pb.GenerationInfoReply:
         """`elastic.v1.GenerationService/Info`."""
 
         async def info() -> pb.GenerationInfoReply:
