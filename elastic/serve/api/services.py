@@ -1,9 +1,9 @@
 """Registers the services with a gRPC server, whose methods are given the bytes that were sent (`decoding.py` parses).
 
 Serve calls the functions below with each of its servers and a stand-in for the methods, and has every call go through
-its own handling of requests: two identities, a span, a slot, metrics, a generator for one reply. In a replica all of
-that is there already, by this package's names, so calls reach the replica's methods without it (`answer_here`). In
-Serve's own proxy, where calls wait while there is no replica, they take Serve's way.
+its own handling of requests: two identities, a span, a slot, metrics, a generator for one reply. What of that is
+needed, a replica does itself, so calls reach its methods without it (`answer_here`). In Serve's own proxy, where calls
+wait while there is no replica, they take Serve's way.
 """
 
 from operator import methodcaller
@@ -49,8 +49,9 @@ def add_health_service(servicer: Any, server: Any) -> None:
 
 def _add(service: Any, servicer: Any, server: Any) -> None:
     """What generated code does, without the part that parses requests."""
-    for replica in _here:
-        servicer = replica
+    # Ray 2.60 has it, on a private class; without it calls take Serve's way here too, which costs nothing but time.
+    if _here and hasattr(server, "add_passthrough_service"):
+        (servicer,) = _here
         server.add_passthrough_service(service.full_name)
     handlers = {
         method.name: _HANDLERS[method.client_streaming, method.server_streaming](

@@ -129,6 +129,16 @@ def test_in_a_replica_its_own_methods_answer_the_calls_to_serves_server(method: 
     assert (replica.seen, stand_in.seen, way) == ([(name, b"\xff")], [], [])
 
 
+def test_servers_of_this_process_that_know_no_such_services_are_left_to_their_own_way() -> None:
+    async def call() -> list[bytes]:
+        return await replies(grpc.aio.server(), servicer, "/elastic.v1.EmbeddingService/Info", [b"\xff"])
+
+    replica, servicer = Servicer(), Servicer()
+    answer_here(replica)
+    asyncio.run(call())
+    assert (replica.seen, servicer.seen) == ([], [("Info", b"\xff")])
+
+
 @pytest.mark.parametrize("method", ["/elastic.v1.EmbeddingService/Embed", "/grpc.health.v1.Health/Watch"])
 def test_elsewhere_calls_take_serves_way(method: str) -> None:
     async def call() -> None:
