@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from elastic.lm.checkpoint import load_matlm
-from elastic.lm.evaluation import SCORES, evaluate_matlm, held_out_text
+from elastic.lm.evaluation import evaluate_matlm, held_out_text
 from elastic.lm.training.job import MatlmJob
+from elastic.profile.store import SCORES
 from elastic.submodel import Submodel
 from elastic.train.record import Origin
 
