@@ -139,6 +139,11 @@ class Engine:
         return len(self._queue) + self._num_preparing
 
     @property
+    def num_accepted(self) -> int:
+        """Inputs that wait, are decoded or computed."""
+        return len(self._pending) + self._num_preparing
+
+    @property
     def _num_preparing(self) -> int:
         return sum(len(other.works) for other in self._preparing)
 

@@ -240,12 +240,12 @@ def test_a_cancelled_caller_frees_its_places(front: Front) -> None:
         await asyncio.sleep(0.05)  # it is in the model now
         leaving = asyncio.ensure_future(as_coroutine(harness.embed([1, 2], 1000.0)))
         await asyncio.sleep(0.05)
-        assert harness.engine.num_waiting == 2
+        assert (harness.engine.num_waiting, harness.engine.num_accepted) == (2, 3)
         with pytest.raises(Overloaded):
             await harness.embed([3], 1000.0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        assert harness.engine.num_waiting == 0
+        assert (harness.engine.num_waiting, harness.engine.num_accepted) == (0, 1)
         staying = asyncio.ensure_future(as_coroutine(harness.embed([3], 1000.0)))
         await asyncio.sleep(0.05)
         harness.model.gate.set()  # type: ignore[union-attr]

@@ -74,7 +74,8 @@ class EmbeddingService(ReplicaService[Served]):
         async def prepare() -> Sequence[object]:
             assert asked is not None
             left_s = (asked.deadline_ms - engine.clock()) / 1000
-            prepared.extend(await served.preparation.prepare(contents, left_s))
+            at_rest = engine.num_accepted == len(contents)
+            prepared.extend(await served.preparation.prepare(contents, left_s, at_rest=at_rest))
             return prepared
 
         try:

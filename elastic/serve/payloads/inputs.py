@@ -1,8 +1,8 @@
 """From what a request carries to what the model takes, in a small pool of threads beside the model's.
 
-What takes less time than the way to a thread and back is done at once, on the event loop. Limits are checked before
-anything is decoded; an image's declared size is read from its header, so a decompression bomb costs nothing. The path
-from bytes to pixels is the one that evaluation uses.
+What takes less time than the way to a thread and back is done at once, on the event loop, and a little more while
+nobody else is answered. Limits are checked before anything is decoded; an image's declared size is read from its
+header, so a decompression bomb costs nothing. The path from bytes to pixels is the one that evaluation uses.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,11 +25,31 @@ from elastic.serve.payloads.urls import ImageFetcher, ImageUrl
 
 PACE_SHARE = 0.1
 """What one content changes of the mean time that they take."""
-SMALL_BYTES, SMALL_PIXELS, SMALL_CHARS = 16 * 2**10, 128 * 128, 256
-"""A single image or text within these takes a few tenths of a millisecond."""
 
 Content = bytes | str | ImageUrl
 """An encoded image, a text, or where to read an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a single image or text that is prepared on the event loop."""
+
+    num_bytes: int
+    num_pixels: int
+    num_chars: int
+
+    def holds(self, content: Content) -> bool:
+        """Whether it is inside them, as far as can be told before its header is read."""
+        if isinstance(content, str):
+            return len(content) <= self.num_chars
+        return isinstance(content, bytes) and len(content) <= self.num_bytes
+
+
+SHORT = Bounds(num_bytes=16 * 2**10, num_pixels=128 * 128, num_chars=256)
+"""What takes a few tenths of a millisecond."""
+BEARABLE = Bounds(num_bytes=64 * 2**10, num_pixels=256 * 256, num_chars=256)
+"""What takes up to 3 ms, which delay nobody while the server is at rest: the way to a thread and back takes a tenth of
+them, and more when a large model has just emptied the caches."""
 
 
 def modality_of(content: Content) -> Modality:
@@ -62,17 +83,22 @@ class Preparation:
         self._threads = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="prepare")
         self._num_in_threads, self._mean_ms = 0, 0.0
 
-    async def prepare(self, contents: Sequence[Content], limit_s: float = math.inf) -> list[object]:
+    async def prepare(
+        self, contents: Sequence[Content], limit_s: float = math.inf, *, at_rest: bool = False
+    ) -> list[object]:
         """Model inputs in order; images by URL must have arrived within `limit_s`.
+
+        `at_rest` says that nobody else is being answered.
 
         Raises:
             InvalidRequest: one is empty, not an image, has too many pixels or cannot be read from its URL; the field
                 names which.
             RequestTooLarge: one has more characters or bytes than allowed.
         """
-        if len(contents) == 1 and _is_short(contents[0]):
+        bounds = BEARABLE if at_rest else SHORT
+        if len(contents) == 1 and bounds.holds(contents[0]):
             with suppress(TooManyPixels):
-                return [self.prepare_one(contents[0], "inputs[0]", min(SMALL_PIXELS, self._max_pixels))]
+                return [self.prepare_one(contents[0], "inputs[0]", min(bounds.num_pixels, self._max_pixels))]
         calls = [
             asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
             for index, content in enumerate(contents)
@@ -144,9 +170,3 @@ class Preparation:
         assert self._tokenizer is not None, "texts are refused before preparation when there is no text tower"
         tokens, mask = self._tokenizer.encode([text], self._max_tokens)
         return torch.as_tensor(tokens[0]), torch.as_tensor(mask[0])
-
-
-def _is_short(content: Content) -> bool:
-    if isinstance(content, str):
-        return len(content) <= SMALL_CHARS
-    return isinstance(content, bytes) and len(content) <= SMALL_BYTES

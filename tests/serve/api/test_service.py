@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ from elastic.serve.access.keys import create_key, editing
 from elastic.serve.api.service import EmbeddingService
 from elastic.serve.config import ServeConfig
 from elastic.serve.observer import Observer, Outcome
+from elastic.serve.payloads.inputs import Content
 from elastic.serve.resident import ResidentModel
 from elastic.serve.served import Served
 from tests.serve.conftest import service_of
@@ -176,6 +177,27 @@ def test_a_stream_whose_source_breaks_ends_with_that_error(service: EmbeddingSer
 
     with pytest.raises(ConnectionError):
         asyncio.run(collect())
+
+
+def test_only_the_first_of_several_calls_has_the_event_loop_to_itself(
+    service: EmbeddingService, png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    really = service.served.preparation.prepare
+
+    async def noted(contents: Sequence[Content], limit_s: float, *, at_rest: bool) -> list[object]:
+        told.append(at_rest)
+        return await really(contents, limit_s, at_rest=at_rest)
+
+    monkeypatch.setattr(service.served.preparation, "prepare", noted)
+    images = pb.EmbedRequest(inputs=[pb.Input(image=png)] * 2, slo=RELAXED)  # two, so that their threads are waited for
+
+    async def scenario() -> None:
+        await asyncio.gather(*(service.embed(images, None) for _ in range(3)))
+        await service.embed(images, None)
+
+    asyncio.run(scenario())
+    assert told == [True, False, False, True]
 
 
 def test_info_lists_choices_and_limits(service: EmbeddingService, tiny_run: Path) -> None:

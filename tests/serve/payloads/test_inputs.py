@@ -44,7 +44,9 @@ def test_images_are_prepared_as_in_evaluation(preparation: Preparation, png: byt
     assert np.array_equal(prepared, decode(png, CANVAS_SCALE * IMAGE_SIZE))  # type: ignore[arg-type]
 
 
-def where_prepared(preparation: Preparation, monkeypatch: pytest.MonkeyPatch, *contents: Content) -> set[str]:
+def where_prepared(
+    preparation: Preparation, monkeypatch: pytest.MonkeyPatch, *contents: Content, at_rest: bool = False
+) -> set[str]:
     """Names of the threads that have prepared these contents."""
     names: set[str] = set()
     really = preparation.prepare_one
@@ -55,7 +57,8 @@ def where_prepared(preparation: Preparation, monkeypatch: pytest.MonkeyPatch, *c
         return found
 
     monkeypatch.setattr(preparation, "prepare_one", noted)
-    prepare(preparation, *contents)
+    asyncio.run(preparation.prepare(contents, at_rest=at_rest))
+    monkeypatch.undo()
     return names
 
 
@@ -68,6 +71,16 @@ def noise(side: int) -> bytes:
 def test_a_single_small_content_is_prepared_at_once(preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
     for content in (noise(64), "a red cat"):
         assert where_prepared(preparation, monkeypatch, content) == {"MainThread"}
+
+
+def test_while_nobody_else_is_answered_a_larger_one_is_too(
+    preparation: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = noise(200)  # 39 KiB
+    assert where_prepared(preparation, monkeypatch, image, at_rest=True) == {"MainThread"}
+    for contents in ((noise(300),), (image, image)):
+        (name, *_) = where_prepared(preparation, monkeypatch, *contents, at_rest=True)
+        assert name.startswith("prepare")
 
 
 def test_what_takes_longer_goes_to_the_threads(preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
