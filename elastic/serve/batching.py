@@ -6,6 +6,7 @@ looks at a clock. No torch, no ray. Source: EDF order as in SuperServe (NSDI'25)
 (OSDI'20), which predicts from recent measurements instead of trusting the profile.
 """
 
+import math
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,15 +146,19 @@ class Correction:
     quality. Clamped. Without new measurements it returns with a half-life to the machine's factor, learned in the same
     way from every batch, whatever ran; and that to 1. So a submodel that has not run yet is expected to be as slow as
     the machine has been, and one stall cannot banish one for ever (it would never run again, nor be measured again).
+
+    Beside them stands the median over all batches, whatever ran, which a stall hardly moves: equal steps up and down.
     """
 
     LOWEST, HIGHEST = 0.5, 4.0
     STEP_UP, STEP_DOWN = 0.3, 0.05
+    MEDIAN_STEP = 0.03
 
     def __init__(self, half_life_ms: float = 30_000.0) -> None:
         self.half_life_ms = half_life_ms
         self._machine = (1.0, 0.0)
         """A factor and when it was learned, as for the submodels."""
+        self._median = (1.0, 0.0)
         self._factors: dict[tuple[Modality, Submodel], tuple[float, float]] = {}
 
     def factor(self, modality: Modality, submodel: Submodel, now_ms: float) -> float:
@@ -166,8 +171,15 @@ class Correction:
         """The factor of what has not run."""
         return self._faded(self._machine, 1.0, now_ms)
 
+    def median(self, now_ms: float) -> float:
+        """What every second batch stays below, whatever runs."""
+        return self._faded(self._median, 1.0, now_ms)
+
     def observe(self, modality: Modality, submodel: Submodel, ratio: float, now_ms: float) -> None:
         """Learn from one batch; `ratio` is its measured time over the table's, uncorrected."""
+        median = self.median(now_ms)
+        median += self.MEDIAN_STEP if ratio > median else -self.MEDIAN_STEP
+        self._median = (min(max(median, self.LOWEST), self.HIGHEST), now_ms)
         own, machine = self.factor(modality, submodel, now_ms), self.machine(now_ms)
         self._factors[modality, submodel] = (self._towards(own, ratio), now_ms)
         self._machine = (self._towards(machine, ratio), now_ms)
@@ -189,6 +201,8 @@ class Costs:
     fronts: Mapping[Modality, Front]
     factors: Mapping[Modality, tuple[float, ...]]
     """One factor per level."""
+    median: float = math.inf
+    """Of the factor of a batch, whatever runs."""
     cheapest: Mapping[Modality, tuple[int, ...]] = field(default_factory=dict)
     """For every floor, the level at or above it that is the fastest now."""
 
@@ -212,14 +226,21 @@ class Costs:
             modality: tuple(correction.factor(modality, level.submodel, now_ms) for level in front.levels)
             for modality, front in fronts.items()
         }
-        return cls(fronts, factors)
+        return cls(fronts, factors, correction.median(now_ms))
+
+    def likely(self) -> "Costs":
+        """What it takes in every second case: no factor above the median."""
+        factors: dict[Modality, tuple[float, ...]] = {
+            modality: tuple(min(factor, self.median) for factor in row) for modality, row in self.factors.items()
+        }
+        return Costs(self.fronts, factors, self.median)
 
     def slower(self, times: float) -> "Costs":
         """The same predictions, all so many times longer."""
         factors: dict[Modality, tuple[float, ...]] = {
             modality: tuple(factor * times for factor in row) for modality, row in self.factors.items()
         }
-        return Costs(self.fronts, factors, self.cheapest)
+        return Costs(self.fronts, factors, self.median * times, self.cheapest)
 
     def levels(self, modality: Modality) -> tuple[Level, ...]:
         """The levels of a modality, ascending in quality."""

@@ -83,6 +83,30 @@ def test_one_stall_moves_the_correction_by_a_bounded_step() -> None:
     assert correction.factor("image", SUBMODEL, now_ms=0.0) == pytest.approx(1.0 + 0.3 * 3.0)
 
 
+def test_the_median_follows_what_lasts_and_hardly_what_stalls() -> None:
+    stalled, slow = Correction(half_life_ms=1e12), Correction(half_life_ms=1e12)
+    for step in range(100):
+        stalled.observe("image", SUBMODEL, ratio=4.0 if step % 5 == 4 else 1.0, now_ms=float(step))
+        slow.observe("image" if step % 2 else "text", SUBMODEL, ratio=1.4, now_ms=float(step))
+    assert stalled.median(100.0) == pytest.approx(1.0, abs=2 * Correction.MEDIAN_STEP)
+    assert stalled.factor("image", SUBMODEL, now_ms=100.0) > 1.5
+    assert slow.median(100.0) == pytest.approx(1.4, abs=Correction.MEDIAN_STEP)
+
+
+def test_the_median_is_clamped_and_fades() -> None:
+    correction = Correction(half_life_ms=100.0)
+    for _ in range(500):
+        correction.observe("image", SUBMODEL, ratio=100.0, now_ms=0.0)
+    assert correction.median(0.0) == Correction.HIGHEST
+    assert correction.median(100.0) == pytest.approx((1 + Correction.HIGHEST) / 2)
+
+
+def test_likely_costs_are_never_above_the_median(front: Front) -> None:
+    costs = Costs({"image": front}, {"image": (1.0, 1.2, 1.5, 2.0)}, median=1.2)
+    assert costs.likely().factors == {"image": (1.0, 1.2, 1.2, 1.2)}
+    assert costs.slower(2.0).likely().factors == {"image": (2.0, 2.4, 2.4, 2.4)}
+
+
 def test_the_correction_stays_inside_its_clamp() -> None:
     correction = Correction()
     for step in range(500):

@@ -3,7 +3,7 @@
 It keeps a promise: once admitted, a request is met as long as predictions hold, because nothing is admitted or started
 that would make the *floor plan* late: the schedule that serves everything at its fastest allowed submodel. The slack
 that it leaves is spent on accuracy, as far as the present rate of arrivals can sustain. Where nobody else waits, what
-would just be in time is tried without headroom.
+is more likely in time than not is tried: a refusal would help nobody, and teach nothing.
 
 Sources: earliest deadline first and "slack buys accuracy" from SuperServe's SlackFit (NSDI 2025), which looks at the
 head of the queue alone; early refusal from Clockwork (OSDI 2020).
@@ -48,13 +48,13 @@ class LookaheadPolicy(Policy):
     def admit(self, queue: Sequence[Work], arriving: Sequence[Work], free_ms: float, costs: Costs) -> None:
         """Accept arriving work if the floor plan of everything stays on time.
 
-        Alone it is accepted without headroom: a refusal would help nobody.
+        Alone it is accepted if it is more likely in time than not.
 
         Raises:
             Overloaded: it would not; the hint is when the present queue will be done.
         """
         careful = costs.slower(self.headroom(free_ms))
-        plan = floor_plan(merged(queue, arriving), free_ms, careful if queue else costs)
+        plan = floor_plan(merged(queue, arriving), free_ms, careful if queue else costs.likely())
         if plan.late is not None:
             backlog = floor_plan(queue, free_ms, careful)
             reason = f"{len(queue)} inputs wait, so {len(arriving)} more would be late even at the fastest submodel"
@@ -63,7 +63,8 @@ class LookaheadPolicy(Policy):
 
     def decide(self, queue: Sequence[Work], now_ms: float, costs: Costs) -> Run | Refuse:
         """Refuse what cannot be met any more; else run the batch that promises most."""
-        doomed = tuple(work for work in queue if now_ms + costs.least_ms(work) > work.deadline_ms)
+        hopeful = costs.likely() if _came_together(queue) else costs
+        doomed = tuple(work for work in queue if now_ms + hopeful.least_ms(work) > work.deadline_ms)
         if doomed:
             self._headroom.observe(num_kept=0, num_broken=len(doomed), now_ms=now_ms)
             return Refuse(doomed)
@@ -76,7 +77,7 @@ class LookaheadPolicy(Policy):
             predicted_ms = costs.ms(works[0].modality, best.level, len(works))
             return Run(best.level, works, predicted_ms, _limit(works, best.level, now_ms, careful))
         # The plan's own beginning keeps every promise that can still be kept.
-        first = floor_plan(queue, now_ms, costs).first
+        first = floor_plan(queue, now_ms, hopeful).first
         assert first is not None, "decide needs a queue"
         return replace(first, limit=_limit(first.works, first.level, now_ms, careful))
 
@@ -144,6 +145,11 @@ class _Promise:
     def rank(self) -> tuple[float, int]:
         """The better, and of equals up to rounding the larger batch."""
         return (round(self.quality, 9), len(self.works))
+
+
+def _came_together(queue: Sequence[Work]) -> bool:
+    """Whether nobody waits but one request."""
+    return all(work.arrived_ms == queue[0].arrived_ms for work in queue)
 
 
 def _series(queue: Sequence[Work]) -> list[list[Work]]:

@@ -256,6 +256,25 @@ def test_broken_promises_make_it_more_careful_and_kept_ones_less(costs: Costs) -
     assert learning.headroom(20.0) > after_late
 
 
+def test_what_finds_nobody_waiting_is_tried_if_it_is_more_likely_in_time_than_not(costs: Costs) -> None:
+    # A stall has made S take 8 ms instead of 4 for all that is known of it, but every second batch takes 4.
+    stalled = Costs({"image": costs.fronts["image"]}, {"image": (2.0,) * 4}, median=1.0)
+    together = [work(1, 6.0), work(2, 6.0)]  # of one request: they arrived at the same time
+    for alone in (together[:1], together):
+        policy().admit([], alone, 0.0, stalled)
+        decision = policy().decide(alone, 0.0, stalled)
+        assert isinstance(decision, Run) and (decision.level, decision.works) == (0, tuple(alone))
+        assert decision.predicted_ms == costs.ms("image", 0, len(alone))
+    # Beside others it would be their risk, too; and what is slow every time is not likely.
+    with pytest.raises(Overloaded):
+        policy().admit([work(3, 50.0)], together[:1], 0.0, stalled)
+    assert isinstance(policy().decide([*together[:1], work(3, 50.0, arrived_ms=-1.0)], 0.0, stalled), Refuse)
+    slow = Costs({"image": costs.fronts["image"]}, {"image": (2.0,) * 4}, median=2.0)
+    with pytest.raises(Overloaded):
+        policy().admit([], together[:1], 0.0, slow)
+    assert isinstance(policy().decide(together[:1], 0.0, slow), Refuse)
+
+
 def test_what_finds_nobody_waiting_is_tried_without_headroom(costs: Costs) -> None:
     # S takes 4 ms; with three tenths of headroom 5 ms are not enough.
     careful = LookaheadPolicy(headroom=1.3)
