@@ -1,16 +1,17 @@
 """Queueing theory's closed forms, a client that loses nothing, and bounds that no policy can pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
+from elastic.profile.tables import Modality
 from elastic.serve.batching import Front, Level
 from elastic.serve.policies.baselines import MaxAccuracy, SlackFit, Static
 from elastic.serve.policies.lookahead import LookaheadPolicy
 from elastic.serve.policy import Policy
 from elastic.simulate.fleet import Failure, Fleet, Outcome, Requests, simulate
-from elastic.simulate.service import PredictedTimes
+from elastic.simulate.service import PredictedTimes, SlowerTimes, Times
 from elastic.simulate.trace import draw
 from elastic.submodel import Submodel
 
@@ -100,6 +101,34 @@ def test_ours_is_beaten_in_neither_attainment_nor_quality_by_simpler_ones_under_
     arrivals = draw("bursty", 200, 2000, seed=4)
     ours, theirs = (serve(arrivals, policy, slo_ms=60) for policy in (LookaheadPolicy, other))
     assert quality_of_all(ours) >= quality_of_all(theirs)
+
+
+class StalledTimes(PredictedTimes):
+    """As predicted, but for a share of the batches that take three times as long."""
+
+    share = 0.05
+
+    def draw(self, modality: Modality, level: int, batch_size: int, luck: float) -> float:
+        predicted_ms = super().draw(modality, level, batch_size, luck)
+        return 3 * predicted_ms if luck < self.share else predicted_ms
+
+
+def tight_and_alone(times: Callable[[Mapping[Modality, Front]], Times]) -> Outcome:
+    """500 requests that never meet, each with a quarter more time than the smallest submodel takes."""
+    fronts = {"image": front()}
+    requests = Requests(at_ms=np.arange(500) * 10 * MS, slo_ms=np.full(500, 1.25 * MS))
+    return simulate(Fleet(fronts=fronts, times=times(fronts), policy=LookaheadPolicy), requests)
+
+
+def test_a_stall_does_not_have_what_comes_alone_after_it_refused():
+    outcome = tight_and_alone(StalledTimes)
+    assert not outcome.refused.any() and not outcome.dropped.any()
+    assert outcome.met.mean() == pytest.approx(1 - StalledTimes.share, abs=0.03)
+
+
+def test_what_comes_alone_is_refused_when_the_machine_is_too_slow_every_time():
+    slow = tight_and_alone(lambda fronts: SlowerTimes(PredictedTimes(fronts), 1.4))
+    assert (slow.refused | slow.dropped).mean() > 0.8
 
 
 def test_a_failing_replica_loses_no_request_and_takes_none_while_it_is_down():
