@@ -17,8 +17,9 @@ setup: $(STAMP) ## Build .venv with every dependency (again only when pyproject.
 demo: $(STAMP) ## Train, evaluate, profile, serve and answer real gRPC requests (about ten minutes on 2 cores).
 	$(BIN)/elastic demo
 
+# A process that a test ends is not replaced: xdist 3.8 can then wait for ever for tests that have run.
 test: $(STAMP) ## Run the tests, in two processes.
-	$(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 2 --no-loadscope-reorder --max-worker-restart 0
 
 check: $(STAMP) ## Lint, formatting, types and import contracts.
 	$(BIN)/ruff check
