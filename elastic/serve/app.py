@@ -30,7 +30,7 @@ from elastic.model.storage import Kind, run_kind
 from elastic.serve.access.gate import Gate
 from elastic.serve.config import METRICS_DIR_VARIABLE, ServeConfig
 from elastic.serve.generation.served import try_out_decoder
-from elastic.serve.ingress.haproxy import SILENCE_S, write_script
+from elastic.serve.ingress.haproxy import SILENCE_S, UPLOAD_BYTES, write_script
 from elastic.serve.ingress.ports import check_port, claimed_window, free_port
 from elastic.serve.ingress.tls import check_files, terminating
 from elastic.serve.rollout.control import listening, socket_path
@@ -184,6 +184,7 @@ def environment(config: ServeConfig, scratch: Path, replica_ports: range) -> dic
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(config.host)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(max(1, round(config.drain_s))),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(SILENCE_S),
+        "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": str(UPLOAD_BYTES),
         # Where calls wait while there is no replica: Serve's own proxy, whose ports are the same for every server.
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port("0.0.0.0")),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port("0.0.0.0")),

@@ -6,6 +6,8 @@ Each test leaves the server as whole as it was.
 import asyncio
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -23,6 +25,7 @@ from benchmarks.serving.processes import HAPROXY, REPLICA, replicas, tree
 from elastic._pb.elastic.v1 import embedding_pb2 as pb
 from elastic.channel import open_channel
 from elastic.client import AsyncClient, Client, Embedding
+from elastic.serve.ingress.haproxy import UPLOAD_BYTES
 from elastic.serve.telemetry.snapshot import Interval, Snapshot
 
 from .callers import RELAXED_MS, Callers
@@ -37,6 +40,17 @@ SERVICE, HEALTH = "/elastic.v1.EmbeddingService", "/grpc.health.v1.Health"
 def snapshot(port: int) -> Snapshot:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
         return Snapshot.parse(page.read().decode(), time.time())
+
+
+def http2_settings(port: int) -> dict[int, int]:
+    """What the server says of itself in its first frame (RFC 9113, section 6.5)."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+        connection.sendall(preface)
+        frames = connection.makefile("rb")
+        head = frames.read(9)
+        assert head[3] == 4, "no SETTINGS"
+        return dict(struct.iter_unpack(">HI", frames.read(int.from_bytes(head[:3], "big"))))
 
 
 def embed(address: str, png: bytes) -> Embedding:
@@ -66,6 +80,11 @@ def test_replicas_and_haproxy_give_way_to_no_other_process(running: ServerProces
     answering = [process.pid for process in tree(running.process.pid) if process.role in (REPLICA, HAPROXY)]
     assert len(answering) >= NUM_REPLICAS + 1
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in answering} == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
+def test_a_client_may_send_a_photo_in_one_go(running: ServerProcess) -> None:
+    initial_window_size = 4
+    assert http2_settings(int(running.address.rpartition(":")[2]))[initial_window_size] == UPLOAD_BYTES
 
 
 @pytest.mark.parametrize("method", ["Embed", "EmbedStream", "Info"])

@@ -17,6 +17,12 @@ REQUEST_HEAD_S = 10
 SILENCE_S = 300
 """How long a client may send nothing: on a new connection, in the middle of a request, or in a stream that waits for
 its next message. Connections between calls are kept for 90 s, Ray's own choice."""
+UPLOAD_BYTES = 2**20
+"""How much of a request a gRPC client may send before it hears that some of it was read: all of most photos.
+
+With the 64 KiB of Ray's configuration each further part of that size costs a round trip to the client. More than this
+only lets the large requests of a connection hold up its small ones.
+"""
 
 # Ray calls it as `SCRIPT -db -f CONFIGURATION ...`. Without the lines that are looked for it would not be Ray's.
 SCRIPT = r"""#!/bin/sh
