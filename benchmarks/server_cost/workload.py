@@ -53,7 +53,7 @@ class Model:
 
 BUNDLED = Model("bundled", None, 64, 32, 200, 1200, (32, 64), (2, 4))
 # A quarter of a second per image: 64 requests under way only wait longer in the same queue, for twice the time.
-VIT_S = Model("ViT-S/16 at 224 px", "vit_small_patch16_224", 256, 8, 8, 32, (32,), (2, 4))
+VIT_S = Model("ViT-S/16 at 224 px", "vit_small_patch16_224", 256, 8, 32, 32, (32,), (2, 4))
 MODELS = (BUNDLED, VIT_S)
 
 
