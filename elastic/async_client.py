@@ -61,6 +61,7 @@ class AsyncClient:
         self._retries = Retries(num_attempts=num_attempts)
         self._synchronised_clocks = synchronised_clocks
         self._metadata = key_metadata(api_key)
+        self._tls = tls
         self._channel = open_aio_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
         self._generation = GenerationServiceStub(self._channel)
@@ -102,7 +103,7 @@ class AsyncClient:
         dtype: Dtype = "float32",
         outputs: Sequence[Output] = (),
         timeout_s: float = STREAM_TIMEOUT_S,
-    ) -> AsyncIterator[tuple[int, Embedding | ElasticError]]:
+    ) -> AsyncGenerator[tuple[int, Embedding | ElasticError], None]:
         """Embed many inputs over one stream; arguments and errors are those of `Client.embed_stream`."""
         ask = Ask(
             latency_slo_ms=latency_slo_ms,
@@ -122,14 +123,16 @@ class AsyncClient:
                 yield pb.EmbedStreamRequest(id=position, request=ask.request([message]))
                 position += 1
 
-        call = self._stub.EmbedStream(messages(), timeout=deadline.wait_s(), metadata=self._metadata)
-        try:
-            async for answer in call:
-                yield stream_answer(answer)
-        except grpc.RpcError as error:
-            raise error_of(self.address, error, deadline) from error
-        finally:
-            call.cancel()
+        async with open_aio_channel(self.address, self._tls, own_connection=True) as channel:
+            send = EmbeddingServiceStub(channel).EmbedStream
+            call = send(messages(), timeout=deadline.wait_s(), metadata=self._metadata)
+            try:
+                async for answer in call:
+                    yield stream_answer(answer)
+            except grpc.RpcError as error:
+                raise error_of(self.address, error, deadline) from error
+            finally:
+                call.cancel()
 
     async def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]

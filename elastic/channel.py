@@ -51,24 +51,27 @@ class Tls:
         return [] if self.server_name is None else [("grpc.ssl_target_name_override", self.server_name)]
 
 
-def open_channel(address: str, tls: Tls | None = None) -> grpc.Channel:
+def open_channel(address: str, tls: Tls | None = None, *, own_connection: bool = False) -> grpc.Channel:
     """A channel to `host:port`; it connects on the first call.
+
+    Channels of one process to one address share a connection unless told otherwise.
 
     Raises:
         ConfigError: a file of `tls` cannot be read.
     """
+    options = _options(own_connection)
     if tls is None:
-        return grpc.insecure_channel(address, _options())
-    return grpc.secure_channel(address, tls.credentials(), [*_options(), *tls.options()])
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, tls.credentials(), [*options, *tls.options()])
 
 
 def open_aio_channel(address: str, tls: Tls | None = None, *, own_connection: bool = False) -> grpc.aio.Channel:
-    """The same for asyncio; channels of one process to one address share a connection unless told otherwise.
+    """The same for asyncio.
 
     Raises:
         ConfigError: a file of `tls` cannot be read.
     """
-    options = [*_options(), ("grpc.use_local_subchannel_pool", int(own_connection))]
+    options = _options(own_connection)
     if tls is None:
         return grpc.aio.insecure_channel(address, options)
     return grpc.aio.secure_channel(address, tls.credentials(), [*options, *tls.options()])
@@ -99,8 +102,9 @@ def unavailable_advice(details: str) -> str:
     return "start a server with `elastic serve`, or name a running one's host:port"
 
 
-def _options() -> Sequence[tuple[str, int]]:
+def _options(own_connection: bool) -> Sequence[tuple[str, int]]:
     return [
+        ("grpc.use_local_subchannel_pool", int(own_connection)),
         ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
         # A server that restarts is found again soon: grpc would wait a second after the first failure, and ever longer.
         ("grpc.initial_reconnect_backoff_ms", 50),

@@ -9,7 +9,7 @@ Needs grpc and numpy, neither torch nor ray. Errors are those of `elastic.errors
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, Unpack
@@ -100,6 +100,7 @@ class Client:
         self._retries = Retries(num_attempts=num_attempts)
         self._synchronised_clocks = synchronised_clocks
         self._metadata = key_metadata(api_key)
+        self._tls = tls
         self._channel = open_channel(address, tls)
         self._stub = EmbeddingServiceStub(self._channel)
         self._generation = GenerationServiceStub(self._channel)
@@ -160,11 +161,13 @@ class Client:
         dtype: Dtype = "float32",
         outputs: Sequence[Output] = (),
         timeout_s: float = STREAM_TIMEOUT_S,
-    ) -> Iterator[tuple[int, Embedding | ElasticError]]:
+    ) -> Generator[tuple[int, Embedding | ElasticError], None, None]:
         """Embed many inputs over one stream, each a request of its own: (position, embedding or its error).
 
         Answers come as they are ready, not in order. A `str` is a text, bytes and paths are images. `timeout_s` is
-        of the whole stream, the other arguments are those of `embed`.
+        of the whole stream, the other arguments are those of `embed`. A stream has a connection of its own: where the
+        server reads no more of it for a while, all that comes behind it on the same connection waits, too. Closing the
+        iterator ends the stream.
 
         Raises:
             InvalidRequest: the objective is malformed.
@@ -186,11 +189,13 @@ class Client:
             pb.EmbedStreamRequest(id=position, request=ask.request([stream_input(item)]))
             for position, item in enumerate(inputs)
         )
-        try:
-            for answer in self._stub.EmbedStream(messages, timeout=deadline.wait_s(), metadata=self._metadata):
-                yield stream_answer(answer)
-        except grpc.RpcError as error:
-            raise error_of(self.address, error, deadline) from error
+        with open_channel(self.address, self._tls, own_connection=True) as channel:
+            send = EmbeddingServiceStub(channel).EmbedStream
+            try:
+                for answer in send(messages, timeout=deadline.wait_s(), metadata=self._metadata):
+                    yield stream_answer(answer)
+            except grpc.RpcError as error:
+                raise error_of(self.address, error, deadline) from error
 
     def generate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerateOptions]

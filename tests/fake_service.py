@@ -37,6 +37,8 @@ class FakeService(EmbeddingServiceServicer):
         self.requests: list[pb.EmbedRequest] = []
         self.metadata: list[dict[str, str]] = []
         self.remaining_s: list[float] = []
+        self.peers: list[str] = []
+        """Where the connections of the calls come from."""
         self.is_silent = False
         self.respond: Callable[[grpc.ServicerContext], pb.EmbedReply] = self.succeed
 
@@ -69,6 +71,7 @@ class FakeService(EmbeddingServiceServicer):
     def _note(self, context: grpc.ServicerContext) -> None:
         self.metadata.append(dict(context.invocation_metadata()))
         self.remaining_s.append(context.time_remaining())
+        self.peers.append(context.peer())
 
 
 def end(

@@ -127,6 +127,17 @@ def test_a_stream_yields_positions_with_embeddings_or_errors(address: str, is_as
     assert isinstance(answers[1], Overloaded)
 
 
+def test_a_stream_has_a_connection_of_its_own(address: str, service: FakeService) -> None:
+    async def scenario(client: AsyncClient) -> None:
+        await client.embed(texts=["x"])
+        await collect(client.embed_stream(["x"]))
+        await client.embed(texts=["x"])
+
+    ask(address, scenario)
+    before, stream, after = service.peers
+    assert before == after != stream
+
+
 def test_a_stream_that_takes_too_long_ends(address: str, service: FakeService) -> None:
     service.is_silent = True
     with pytest.raises(DeadlineExceeded):

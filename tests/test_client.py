@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import time
@@ -200,6 +201,22 @@ def test_a_stream_yields_positions_with_embeddings_or_errors(client: Client) -> 
     answers = dict(client.embed_stream([b"image", "text", b"image"]))
     assert isinstance(answers[0], Embedding) and isinstance(answers[2], Embedding)
     assert isinstance(answers[1], Overloaded)
+
+
+def test_a_stream_has_a_connection_of_its_own_and_closes_it(client: Client, service: FakeService) -> None:
+    client.embed(texts=["x"])
+    list(client.embed_stream(["x"]))
+    list(client.embed_stream(["x"]))
+    client.embed(texts=["x"])
+    before, first, second, after = service.peers
+    assert before == after and len({before, first, second}) == 3
+
+
+def test_a_stream_that_is_given_up_is_cancelled(client: Client, service: FakeService) -> None:
+    answers = client.embed_stream(itertools.repeat("x"))
+    next(answers)
+    answers.close()
+    client.embed(texts=["x"])
 
 
 def test_a_stream_to_nobody_raises() -> None:
