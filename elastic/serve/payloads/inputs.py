@@ -36,18 +36,19 @@ class Bounds:
 
     num_bytes: int
     num_pixels: int
+    """Of the image and its canvas together."""
     num_chars: int
 
-    def holds(self, content: Content) -> bool:
+    def holds(self, content: Content, canvas_pixels: int) -> bool:
         """Whether it is inside them, as far as can be told before its header is read."""
         if isinstance(content, str):
             return len(content) <= self.num_chars
-        return isinstance(content, bytes) and len(content) <= self.num_bytes
+        return isinstance(content, bytes) and len(content) <= self.num_bytes and canvas_pixels < self.num_pixels
 
 
-SHORT = Bounds(num_bytes=16 * 2**10, num_pixels=128 * 128, num_chars=256)
+SHORT = Bounds(num_bytes=16 * 2**10, num_pixels=2 * 128**2, num_chars=256)
 """What takes a few tenths of a millisecond."""
-BEARABLE = Bounds(num_bytes=64 * 2**10, num_pixels=256 * 256, num_chars=256)
+BEARABLE = Bounds(num_bytes=64 * 2**10, num_pixels=2 * 384**2, num_chars=256)
 """What takes up to 3 ms, which delay nobody while the server is at rest: the way to a thread and back takes a tenth of
 them, and more when a large model has just emptied the caches."""
 
@@ -96,9 +97,11 @@ class Preparation:
             RequestTooLarge: one has more characters or bytes than allowed.
         """
         bounds = BEARABLE if at_rest else SHORT
-        if len(contents) == 1 and bounds.holds(contents[0]):
+        canvas_pixels = self._canvas_size**2
+        if len(contents) == 1 and bounds.holds(contents[0], canvas_pixels):
             with suppress(TooManyPixels):
-                return [self.prepare_one(contents[0], "inputs[0]", min(bounds.num_pixels, self._max_pixels))]
+                max_pixels = min(bounds.num_pixels - canvas_pixels, self._max_pixels)
+                return [self.prepare_one(contents[0], "inputs[0]", max_pixels)]
         calls = [
             asyncio.ensure_future(self._prepare(content, f"inputs[{index}]", limit_s))
             for index, content in enumerate(contents)

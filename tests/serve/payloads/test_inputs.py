@@ -83,6 +83,13 @@ def test_while_nobody_else_is_answered_a_larger_one_is_too(
         assert name.startswith("prepare")
 
 
+def test_what_is_made_of_an_image_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    larger = Preparation(96, None)  # 64 x 64 pixels become 192 x 192
+    assert where_prepared(larger, monkeypatch, noise(64), at_rest=True) == {"MainThread"}
+    (name,) = where_prepared(larger, monkeypatch, noise(64))
+    assert name.startswith("prepare")
+
+
 def test_what_takes_longer_goes_to_the_threads(preparation: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
     flat = io.BytesIO()
     Image.new("L", (900, 900)).save(flat, "PNG")  # few bytes, many pixels
