@@ -94,11 +94,11 @@ def test_the_median_follows_what_lasts_and_hardly_what_stalls() -> None:
 
 
 def test_the_median_is_clamped_and_fades() -> None:
-    correction = Correction(half_life_ms=100.0)
+    correction = Correction()
     for _ in range(500):
         correction.observe("image", SUBMODEL, ratio=100.0, now_ms=0.0)
     assert correction.median(0.0) == Correction.HIGHEST
-    assert correction.median(100.0) == pytest.approx((1 + Correction.HIGHEST) / 2)
+    assert correction.median(Correction.MEDIAN_HALF_LIFE_MS) == pytest.approx((1 + Correction.HIGHEST) / 2)
 
 
 def test_likely_costs_are_never_above_the_median(front: Front) -> None:

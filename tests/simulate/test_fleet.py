@@ -126,9 +126,9 @@ def test_a_stall_does_not_have_what_comes_alone_after_it_refused():
     assert outcome.met.mean() == pytest.approx(1 - StalledTimes.share, abs=0.03)
 
 
-def test_what_comes_alone_is_refused_when_the_machine_is_too_slow_every_time():
+def test_most_of_what_comes_alone_is_refused_when_the_machine_is_too_slow_every_time():
     slow = tight_and_alone(lambda fronts: SlowerTimes(PredictedTimes(fronts), 1.4))
-    assert (slow.refused | slow.dropped).mean() > 0.8
+    assert 0.6 < (slow.refused | slow.dropped).mean() < 1.0  # now and then one is tried, lest it stays so for ever
 
 
 def test_a_failing_replica_loses_no_request_and_takes_none_while_it_is_down():
