@@ -27,6 +27,7 @@ import numpy as np
 import tyro
 from PIL import Image
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.serving.server import elastic_serve
@@ -138,15 +139,13 @@ def ways_ms(port: int, image: bytes, calls: int) -> list[float]:
     return found[1:]  # the first has connected
 
 
-def measure(port: int, window_bytes: int, options: Options) -> list[Row]:
+def measure(port: int, window_bytes: int, options: Options) -> Iterator[Row]:
     """Every distance and size at one server."""
-    rows = []
     for round_trip_ms in options.round_trips_ms:
         with far_away(port, round_trip_ms) as far_port:
             for image in map(image_of, options.sizes_kib):
                 way_ms = median(ways_ms(far_port, image, options.calls))
-                rows.append(Row(window_bytes // 1024, round_trip_ms, round(len(image) / 1024, 1), way_ms))
-    return rows
+                yield Row(window_bytes // 1024, round_trip_ms, round(len(image) / 1024, 1), way_ms)
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -166,9 +165,14 @@ def main(options: Options) -> None:
     console, load_before = Console(), os.getloadavg()[0]
     ensure_profiled(ServeConfig(run=resolve_run(None)), "auto", console)
     rows: list[Row] = []
-    for window_bytes in (RAYS_BYTES, UPLOAD_BYTES):
-        with serving(window_bytes) as port:
-            rows += measure(port, window_bytes, options)
+    windows = (RAYS_BYTES, UPLOAD_BYTES)
+    with Progress(console=console) as progress:
+        sizes = progress.add_task("sizes", total=len(windows) * len(options.round_trips_ms) * len(options.sizes_kib))
+        for window_bytes in windows:
+            with serving(window_bytes) as port:
+                for row in measure(port, window_bytes, options):
+                    rows.append(row)
+                    progress.advance(sizes)
     console.print(table(rows))
     values = {"rows": [asdict(row) for row in rows], "load_before": load_before}
     values["provenance"] = asdict(collect(device_fingerprint()))

@@ -169,7 +169,7 @@ class AsyncClient:
         return await self._call(self._generation.Info, generation_pb.GenerationInfoRequest(), deadline)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a stream has its own, and ends with its iterator."""
         await self._channel.close()
 
     async def __aenter__(self) -> "AsyncClient":

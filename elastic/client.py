@@ -249,7 +249,7 @@ class Client:
         return self._call(self._generation.Info, generation_pb.GenerationInfoRequest(), deadline)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a stream has its own, and ends with its iterator."""
         self._channel.close()
 
     def __enter__(self) -> "Client":

@@ -1,5 +1,6 @@
 """A server of the embedding service whose answers a test chooses, for the tests of both clients."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ class FakeService(EmbeddingServiceServicer):
         self.remaining_s: list[float] = []
         self.peers: list[str] = []
         """Where the connections of the calls come from."""
+        self.stream_ended = threading.Event()
         self.is_silent = False
         self.respond: Callable[[grpc.ServicerContext], pb.EmbedReply] = self.succeed
 
@@ -55,6 +57,7 @@ class FakeService(EmbeddingServiceServicer):
         self, request_iterator: Iterator[pb.EmbedStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.EmbedStreamReply]:
         self._note(context)
+        context.add_callback(self.stream_ended.set)
         while self.is_silent and context.is_active():
             time.sleep(0.01)
         for message in request_iterator:

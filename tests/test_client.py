@@ -215,8 +215,9 @@ def test_a_stream_has_a_connection_of_its_own_and_closes_it(client: Client, serv
 def test_a_stream_that_is_given_up_is_cancelled(client: Client, service: FakeService) -> None:
     answers = client.embed_stream(itertools.repeat("x"))
     next(answers)
+    assert not service.stream_ended.is_set()
     answers.close()
-    client.embed(texts=["x"])
+    assert service.stream_ended.wait(30)
 
 
 def test_a_stream_to_nobody_raises() -> None:

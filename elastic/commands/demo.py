@@ -18,6 +18,7 @@ from statistics import median, quantiles
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from elastic.client import Client, Embedding
@@ -196,7 +197,7 @@ def ask_and_tabulate(client: Client, images: Sequence[bytes], num_requests: int)
     info = client.info()  # after the warm-up, when predictions are those of the machine as it is now
     times_ms = [level.predicted_ms for level in info.submodels if level.modality == info.modalities[0]]
     outcomes = {}
-    for ask in ladder(times_ms, overhead_ms, list(info.embed_dims)):
+    for ask in track(ladder(times_ms, overhead_ms, list(info.embed_dims)), "objectives", transient=True):
         settled_s = time.monotonic() + SETTLE_S
         while time.monotonic() < settled_s:
             collect(send, ask, images, num_requests=1)
